@@ -1,0 +1,3 @@
+"""Visual token compressors for any vision-language model."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""NVILA assembled from swappable parts: load, ask, stream."""
+
+__all__: list[str] = []

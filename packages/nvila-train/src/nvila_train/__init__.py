@@ -1,0 +1,3 @@
+"""Train, fine-tune and prune data for NVILA."""
+
+__all__: list[str] = []
