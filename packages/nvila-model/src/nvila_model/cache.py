@@ -1,0 +1,47 @@
+"""The static key-value cache: all memory is taken at once, so decoding never allocates."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class KVCache:
+    """Keys and values of every layer, written in place.
+
+    Shapes: two tensors ``[layers, batch, heads, length, head_dim]``; ``update`` returns the views
+    ``[batch, heads, filled, head_dim]`` of one layer.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        batch: int,
+        heads: int,
+        length: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        shape = (layers, batch, heads, length, head_dim)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.length = 0
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[3]
+
+    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write new positions of one layer behind those that are filled; return all filled ones."""
+        end = self.length + keys.shape[2]
+        if end > self.capacity:
+            raise ValueError(f"position {end} is beyond the cache of {self.capacity}: make a longer cache")
+        self.keys[layer, :, :, self.length : end] = keys
+        self.values[layer, :, :, self.length : end] = values
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def advance(self, count: int) -> None:
+        """Count ``count`` positions as filled, after every layer has written them."""
+        self.length += count

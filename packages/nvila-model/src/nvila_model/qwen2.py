@@ -1,0 +1,232 @@
+"""Qwen2 in plain torch: the one network this project owns.
+
+Quantized kernels, FP8 and sample packing all reach into the language model, so it is written out here
+instead of being borrowed: a decoder of pre-norm blocks with grouped-query attention, rotary positions and a
+gated MLP. Parameter names are those of the published checkpoints without their leading ``model.``.
+
+Source: Qwen2 technical report (arXiv 2407.10671); equal to ``transformers``' ``Qwen2ForCausalLM``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.utils.checkpoint
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from nvila_model.cache import KVCache
+
+
+class RMSNorm(nn.Module):
+    """``x / sqrt(mean(x^2) + eps) * weight``, the mean in float32.
+
+    Shapes: ``[..., width]`` -> the same, in the dtype of ``x``.
+    """
+
+    def __init__(self, width: int, *, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * (x.float() * scale).to(x.dtype)
+
+
+def rotary_angles(
+    positions: Tensor, *, head_dim: int, theta: float, factor: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of ``position / factor * theta^(-2i / head_dim)``, once for all layers.
+
+    Shapes: positions ``[b, t]`` int64 -> two ``[b, 1, t, head_dim]``, computed in float32.
+    """
+    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
+    frequencies = 1.0 / (theta**exponents * factor)
+    angles = positions[:, None, :, None].float() * frequencies
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair ``(x[i], x[i + d/2])`` by its angle. Shapes: ``[b, heads, t, head_dim]`` -> the same."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Causal attention with fewer key-value heads than query heads (grouped-query attention)."""
+
+    def __init__(self, width: int, *, heads: int, kv_heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = heads, kv_heads
+        self.q_proj = nn.Linear(width, heads * head_dim)
+        self.k_proj = nn.Linear(width, kv_heads * head_dim)
+        self.v_proj = nn.Linear(width, kv_heads * head_dim)
+        self.o_proj = nn.Linear(heads * head_dim, width, bias=False)
+
+    def forward(
+        self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None, layer: int
+    ) -> Tensor:
+        q = rotate(rearrange(self.q_proj(x), "b t (h d) -> b h t d", h=self.heads), *angles)
+        k = rotate(rearrange(self.k_proj(x), "b t (h d) -> b h t d", h=self.kv_heads), *angles)
+        v = rearrange(self.v_proj(x), "b t (h d) -> b h t d", h=self.kv_heads)
+        if cache is not None:
+            k, v = cache.update(layer, k, v)
+        causal = mask is None and q.shape[2] > 1
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.heads != self.kv_heads
+        )
+        return self.o_proj(rearrange(out, "b h t d -> b t (h d)"))
+
+
+class GatedMLP(nn.Module):
+    """``down(silu(gate(x)) * up(x))``."""
+
+    def __init__(self, width: int, *, mlp_width: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, mlp_width, bias=False)
+        self.up_proj = nn.Linear(width, mlp_width, bias=False)
+        self.down_proj = nn.Linear(mlp_width, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    def __init__(
+        self, width: int, *, heads: int, kv_heads: int, head_dim: int, mlp_width: int, eps: float
+    ) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(width, eps=eps)
+        self.self_attn = Attention(width, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
+        self.post_attention_layernorm = RMSNorm(width, eps=eps)
+        self.mlp = GatedMLP(width, mlp_width=mlp_width)
+
+    def forward(
+        self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None, layer: int
+    ) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), angles, mask, cache, layer)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Qwen2(nn.Module):
+    """The language model: embeddings in, hidden states out; ``logits`` turns those into scores.
+
+    Args:
+        vocab_size: rows of the embedding (after media tokens were added).
+        width: channels of the residual stream (``hidden_size``).
+        heads, kv_heads: query heads, and the key-value heads that they share in groups.
+        mlp_width: ``intermediate_size``.
+        tied: the output head is the embedding.
+        rope_theta: base of the rotary frequencies.
+        rope_factor: linear scaling; position ``p`` is seen as ``p / rope_factor``.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        width: int,
+        layers: int,
+        heads: int,
+        kv_heads: int,
+        mlp_width: int,
+        tied: bool = False,
+        eps: float = 1e-6,
+        rope_theta: float = 1e6,
+        rope_factor: float = 1.0,
+        head_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        if heads % kv_heads:
+            raise ValueError(
+                f"{heads} query heads cannot be shared by {kv_heads} key-value heads: use a divisor"
+            )
+        self.head_dim = head_dim or width // heads
+        self.kv_heads = kv_heads
+        self.rope_theta, self.rope_factor = rope_theta, rope_factor
+        self.gradient_checkpointing = False
+        self.embed_tokens = nn.Embedding(vocab_size, width)
+        self.layers = nn.ModuleList(
+            Block(width, heads=heads, kv_heads=kv_heads, head_dim=self.head_dim, mlp_width=mlp_width, eps=eps)
+            for _ in range(layers)
+        )
+        self.norm = RMSNorm(width, eps=eps)
+        self.lm_head = None if tied else nn.Linear(width, vocab_size, bias=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embed_tokens.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed_tokens.weight.device
+
+    @property
+    def vocab_size(self) -> int:
+        return self.embed_tokens.num_embeddings
+
+    def cache(self, batch: int, length: int) -> KVCache:
+        """A key-value cache for ``batch`` rows of at most ``length`` positions."""
+        return KVCache(
+            layers=len(self.layers), batch=batch, heads=self.kv_heads, length=length,
+            head_dim=self.head_dim, dtype=self.dtype, device=self.device,
+        )  # fmt: skip
+
+    def forward(
+        self,
+        embeds: Tensor,
+        *,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        hidden_states: bool = False,
+    ) -> Tensor | list[Tensor]:
+        """Hidden states after the final norm.
+
+        Args:
+            embeds: ``[b, t, width]``.
+            positions: ``[b, t]`` int64; by default they go on from what the cache holds.
+            mask: bool ``[b, 1, t, cached + t]``, True where a query may look; None means plain causal, which
+                needs an empty cache or ``t == 1``.
+            cache: keys and values of earlier positions; grows by ``t``.
+            hidden_states: return all ``layers + 1`` states (embeddings first, normed last) instead.
+        """
+        start = 0 if cache is None else cache.length
+        if mask is None and start and embeds.shape[1] > 1:
+            mask = causal_mask(embeds.shape[1], start, device=embeds.device)
+        if positions is None:
+            positions = torch.arange(start, start + embeds.shape[1], device=embeds.device)[None]
+        angles = rotary_angles(
+            positions,
+            head_dim=self.head_dim,
+            theta=self.rope_theta,
+            factor=self.rope_factor,
+            dtype=embeds.dtype,
+        )
+        x, states = embeds, [embeds]
+        for index, layer in enumerate(self.layers):
+            if self.gradient_checkpointing and self.training:
+                x = torch.utils.checkpoint.checkpoint(
+                    layer, x, angles, mask, cache, index, use_reentrant=False
+                )
+            else:
+                x = layer(x, angles, mask, cache, index)
+            if hidden_states:
+                states.append(x)
+        if cache is not None:
+            cache.advance(embeds.shape[1])
+        x = self.norm(x)
+        return [*states[:-1], x] if hidden_states else x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the next token. Shapes: ``[..., width]`` -> ``[..., vocab_size]``."""
+        weight = self.embed_tokens.weight if self.lm_head is None else None
+        return F.linear(hidden, weight) if weight is not None else self.lm_head(hidden)
+
+
+def causal_mask(length: int, start: int, *, device: torch.device) -> Tensor:
+    """True where query ``start + i`` may look at key ``j <= start + i``. Shape: ``[1, 1, length, start + length]``."""
+    mask = torch.ones(length, start + length, dtype=torch.bool, device=device)
+    return mask.tril(diagonal=start)[None, None]
