@@ -62,3 +62,9 @@ def resolve_grid(count: int, grid: tuple[int, int] | None) -> tuple[int, int]:
             "pass the grid that the vision tower made"
         )
     return rows, columns
+
+
+def square_or_row(count: int) -> tuple[int, int]:
+    """The grid of tokens that have no place in the image: a square if they make one, else one row."""
+    side = isqrt(count)
+    return (side, side) if side * side == count else (1, count)
