@@ -10,8 +10,8 @@ Source: Qwen2 technical report (arXiv 2407.10671); equal to ``transformers``' ``
 from __future__ import annotations
 
 import torch
-import torch.utils.checkpoint
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from einops import rearrange
 from torch import Tensor, nn
 

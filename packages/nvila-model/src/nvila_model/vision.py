@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import timm
-import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:

@@ -1,0 +1,103 @@
+"""From files to a model, without a second copy.
+
+The model is built on the meta device, where parameters have shapes but no memory; then each takes the tensor
+that the file maps into memory. Where number format and device already fit, nothing is copied at all, except
+the fused ``qkv`` of the vision tower and an embedding that has to grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nvila_model.assemble import assemble, stored_dtype
+from nvila_model.checkpoint.folder import CheckpointError, resized
+from nvila_model.checkpoint.hub import locate
+from nvila_model.checkpoint.names import join, published_names
+from nvila_model.checkpoint.original import OriginalTensors, read_config
+from nvila_model.nvila import NVILA
+from nvila_model.parity import Parity
+from nvila_model.tokenizer import Tokenizer
+
+VOCABULARY = ("llm.embed_tokens.weight", "llm.lm_head.weight")
+
+
+def load(
+    name: str | Path = "nano",
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    model_max_length: int | None = None,
+    config_overrides: Mapping[str, Any] | None = None,
+    parity: Parity | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    token: str | None = None,
+) -> NVILA:
+    """Load a checkpoint in upstream's layout.
+
+    Args:
+        name: ``"nano"``, a folder, or a hub repository (see ``locate`` for ``revision``, ``offline``, ``token``).
+        dtype: of the weights. By default what the checkpoint asks for, but float32 on a CPU, where products of
+            bfloat16 matrices are several times slower.
+        device: where the weights go.
+        model_max_length: context length; beyond the trained one, rotary positions are scaled linearly.
+        config_overrides: replace these top-level fields of ``config.json``.
+        parity: reproduce the reference's choices; see ``docs/parity.md``.
+
+    Raises: CheckpointError, in one sentence that names the file and what was expected.
+    """
+    folder = locate(name, revision=revision, offline=offline, token=token)
+    config = read_config(folder, config_overrides)
+    config = config.model_copy(update={"llm": config.llm.for_length(model_max_length)})
+    tokenizer = Tokenizer.load(folder / "llm", chat_template=config.chat_template)
+    with torch.device("meta"):
+        model = assemble(config, tokenizer, parity=parity)
+    device = torch.device(device)
+    if dtype is None:
+        dtype = torch.float32 if device.type == "cpu" else stored_dtype(config)
+    fill(model, OriginalTensors(folder), dtype=dtype, device=device)
+    return model.eval()
+
+
+def fill(model: NVILA, tensors: OriginalTensors, *, dtype: torch.dtype, device: torch.device) -> None:
+    """Give every parameter of a model on the meta device its tensor; keep what is left as ``model.unused``."""
+    used: set[str] = set()
+    for name, parameter in list(model.named_parameters()):
+        sources = published_names(name)
+        for source in sources:
+            check(name, source, parameter, tensors, pieces=len(sources))
+        used.update(sources)
+        found = join(name, [tensors[source] for source in sources])
+        if name in VOCABULARY:
+            found = resized(found, parameter.shape[0])
+        replace(model, name, found.to(device=device, dtype=dtype))
+    tied = {"llm.lm_head.weight"} if model.llm.lm_head is None else set()
+    model.unused = {name: tensors[name] for name in tensors if name not in used | tied}
+
+
+def check(name: str, source: str, parameter: Tensor, tensors: OriginalTensors, *, pieces: int) -> None:
+    """Refuse a checkpoint that lacks a tensor or has one of another shape than its configuration says."""
+    if source not in tensors:
+        part = source.split(".", 1)[0]
+        raise CheckpointError(
+            f"{part}/ lacks the tensor {source.removeprefix(part + '.')!r}: the checkpoint is not whole"
+        )
+    expected = list(parameter.shape)
+    if name.endswith("pos_embed"):
+        expected = expected[1:]
+    expected[0] //= pieces
+    shape = list(tensors.shape(source))
+    if shape != expected and not (name in VOCABULARY and shape[1:] == expected[1:]):
+        raise CheckpointError(
+            f"{tensors.place(source)}: {source.split('.', 1)[1]!r} has shape {shape}, config.json says {expected}"
+        )
+
+
+def replace(model: nn.Module, name: str, tensor: Tensor) -> None:
+    path, leaf = name.rsplit(".", 1)
+    setattr(model.get_submodule(path), leaf, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()))

@@ -1,0 +1,62 @@
+"""From a model to files in upstream's layout; loading them again gives the same model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from nvila_model.checkpoint.folder import SHARD_SIZE, CheckpointError, write_json, write_tensors
+from nvila_model.checkpoint.names import split
+from nvila_model.checkpoint.original import PARTS
+from nvila_model.nvila import NVILA
+
+
+def save(model: NVILA, folder: str | Path, *, shard_size: str = SHARD_SIZE) -> None:
+    """Write ``config.json``, ``llm/``, ``vision_tower/`` and ``mm_projector/``.
+
+    Fields and tensors that were in the loaded checkpoint and are not used here are written back.
+
+    Args:
+        shard_size: the largest file; a part that is larger is split, with an index.
+
+    Raises: CheckpointError if the model was put together by hand and has no configuration or processor.
+    """
+    if model.config is None or model.processor is None:
+        raise CheckpointError(
+            "this model has no config or no processor: pass both to NVILA(...) before saving"
+        )
+    folder = Path(folder)
+    tensors = dict(model.unused)
+    for name, parameter in model.named_parameters():
+        tensors.update(split(name, parameter))
+    for part in PARTS.values():
+        write_tensors(folder / part, part_of(tensors, part), shard_size=shard_size)
+    config = model.config
+    llm = config.llm.model_copy(update={"vocab_size": model.llm.vocab_size})
+    for name, section in (("llm", llm), ("vision_tower", config.vision), ("mm_projector", config.projector)):
+        write_json(folder / name / "config.json", section.to_dict())
+    model.processor.tokenizer.save(folder / "llm")
+    write_json(folder / "vision_tower" / "preprocessor_config.json", preprocessor(config.vision.image_size))
+    write_json(folder / "config.json", config.root_dict())
+
+
+def part_of(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    prefix = part + "."
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def preprocessor(size: int) -> dict[str, object]:
+    """``preprocessor_config.json`` as SigLIP's image processor writes it."""
+    return {
+        "do_convert_rgb": None,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_processor_type": "SiglipImageProcessor",
+        "image_std": [0.5, 0.5, 0.5],
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": {"height": size, "width": size},
+    }
