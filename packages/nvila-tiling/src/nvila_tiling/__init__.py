@@ -1,3 +1,26 @@
 """Dynamic-S2 and dynamic tiling: any image to multi-scale tiles and back."""
 
-__all__: list[str] = []
+from .dynamic import DynamicTiles
+from .dynamic_s2 import DynamicS2
+from .errors import GridError, ImageError, TilingError
+from .grid import Grid, TilePlan
+from .merge import merge_grid, merge_scales, split_grid
+from .single import SingleTile
+from .tiler import TiledImage, Tiler, tile_many
+
+__all__ = [
+    "DynamicS2",
+    "DynamicTiles",
+    "Grid",
+    "GridError",
+    "ImageError",
+    "SingleTile",
+    "TilePlan",
+    "TiledImage",
+    "Tiler",
+    "TilingError",
+    "merge_grid",
+    "merge_scales",
+    "split_grid",
+    "tile_many",
+]
