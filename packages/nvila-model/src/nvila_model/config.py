@@ -62,11 +62,7 @@ class LLMConfig(Section):
 
     @property
     def rope_factor(self) -> float:
-        return (
-            float(self.rope_scaling["factor"])
-            if self.rope_scaling_type == "linear" and self.rope_scaling
-            else 1.0
-        )
+        return float(self.rope_scaling["factor"]) if self.rope_scaling_type == "linear" and self.rope_scaling else 1.0
 
     def for_length(self, length: int | None) -> LLMConfig:
         """The same model for contexts of ``length`` tokens.
@@ -179,12 +175,10 @@ class NVILAConfig(Section):
             raise ValueError("s2 without dynamic_s2 is not supported: only Dynamic-S2 is")
         if self.vision_resolution not in (-1, self.vision.image_size):
             raise ValueError(
-                f"vision_resolution {self.vision_resolution} differs from the tower's {self.vision.image_size}: not supported"
+                f"vision_resolution {self.vision_resolution} is not supported: the tower has {self.vision.image_size}"
             )
         if self.dynamic_s2 and self.scales[0] != self.vision.image_size:
-            raise ValueError(
-                f"s2_scales {self.s2_scales!r} must begin with the tower's size {self.vision.image_size}"
-            )
+            raise ValueError(f"s2_scales {self.s2_scales!r} must begin with the tower's size {self.vision.image_size}")
         return self
 
     @property
@@ -201,9 +195,7 @@ class NVILAConfig(Section):
 
     def root_dict(self) -> dict[str, Any]:
         """The fields of the root ``config.json``, without the three parts."""
-        fields = {
-            key: value for key, value in self.to_dict().items() if key not in ("llm", "vision", "projector")
-        }
+        fields = {key: value for key, value in self.to_dict().items() if key not in ("llm", "vision", "projector")}
         for name in ("image_encoder", "video_encoder"):
             if name in fields:
                 fields[name] = getattr(self, name).to_dict()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -17,9 +17,11 @@ from torch import Tensor
 from nvila_model.detokenize import TextStream
 from nvila_model.fusion import Fused, attention_mask
 from nvila_model.inputs import ModelInputs
-from nvila_model.nvila import NVILA
 from nvila_model.qwen2 import Qwen2
 from nvila_model.sampling import Sampler, Sampling
+
+if TYPE_CHECKING:
+    from nvila_model.nvila import NVILA
 
 
 class BudgetError(ValueError):
@@ -91,9 +93,7 @@ def stream(model: NVILA, inputs: ModelInputs, sampling: Sampling, *, eos_ids: Se
         yield rest
 
 
-def generate(
-    model: NVILA, inputs: ModelInputs, sampling: Sampling, *, eos_ids: Sequence[int]
-) -> list[Answer]:
+def generate(model: NVILA, inputs: ModelInputs, sampling: Sampling, *, eos_ids: Sequence[int]) -> list[Answer]:
     """One answer for each row of the batch."""
     prompt_tokens = check_budget(model, inputs, sampling)
     rows = range(len(inputs.input_ids))
@@ -117,9 +117,7 @@ def generate(
             prefilled = time.perf_counter()
         if all(ended) or count == sampling.max_new_tokens:
             break
-    timings = Timings(
-        encode=encoded - started, prefill=prefilled - encoded, decode=time.perf_counter() - prefilled
-    )
+    timings = Timings(encode=encoded - started, prefill=prefilled - encoded, decode=time.perf_counter() - prefilled)
     return [
         Answer(
             text="".join((*pieces[row], texts[row].finish())),

@@ -9,7 +9,7 @@ that keeps its protocol.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from nvila_model.config import NVILAConfig
 from nvila_model.framing import Framing
 from nvila_model.fusion import Fused, attention_mask, fuse
+from nvila_model.generate import generate, stream
 from nvila_model.inputs import ModelInputs, TiledVideo
 from nvila_model.loss import token_losses
 from nvila_model.qwen2 import Qwen2
+from nvila_model.sampling import Sampling
 
 if TYPE_CHECKING:
-    from nvila_model.processor import Processor
+    from nvila_model.processor import Conversation, Processor
 
 VISION_BATCH = 32
 """Tiles that go through the vision tower at once outside training; bounds the memory of long videos."""
@@ -152,9 +154,7 @@ class NVILA(nn.Module):
         encoded: list[Tensor] = []
         for video in videos:
             frames = [tokens for _ in range(video.frames) for tokens in next(parts)]
-            encoded.append(
-                self.video_framing.video(torch.stack(frames), self.video_grid(video), self.llm.embed_tokens)
-            )
+            encoded.append(self.video_framing.video(torch.stack(frames), self.video_grid(video), self.llm.embed_tokens))
         return encoded
 
     # Token counts, without computing anything
@@ -223,14 +223,38 @@ class NVILA(nn.Module):
             time_deviation=config.soft_ce_std if config else 1.0,
         )
 
+    # From messages to answers
+
+    def generate(self, messages: Conversation | Sequence[Conversation], sampling: Sampling | None = None) -> Any:
+        """Answer one conversation, or each of a list of them.
+
+        Args:
+            messages: chat messages of content parts, such as
+                ``[{"role": "user", "content": [Image("receipt.png"), "What is the total?"]}]``.
+            sampling: how answers are drawn; greedy by default.
+
+        Returns: an ``Answer``; a list of them for a list of conversations.
+        Raises: MediaError for a picture or clip that cannot be read, BudgetError if prompt and answer are too long.
+        """
+        processor = self.needed_processor()
+        answers = generate(self, processor(messages), sampling or Sampling(), eos_ids=processor.tokenizer.eos_ids)
+        return answers[0] if messages and isinstance(messages[0], Mapping) else answers
+
+    def stream(self, messages: Conversation, sampling: Sampling | None = None) -> Iterator[str]:
+        """Answer one conversation piece by piece; the pieces join to the text of ``generate``."""
+        processor = self.needed_processor()
+        return stream(self, processor(messages), sampling or Sampling(), eos_ids=processor.tokenizer.eos_ids)
+
+    def needed_processor(self) -> Processor:
+        if self.processor is None:
+            raise ValueError("this model has no processor: pass one to NVILA(...), or ModelInputs to forward")
+        return self.processor
+
     # Made elsewhere, offered here
 
     @classmethod
     def from_pretrained(cls, name: str = "nano", **options: Any) -> NVILA:
-        """Load a checkpoint: ``"nano"``, a folder, or the id of a hub repository.
-
-        Options are those of ``nvila_model.checkpoint.load``.
-        """
+        """Load a checkpoint: ``"nano"``, a folder, or a hub repository; options as in ``checkpoint.load``."""
         from nvila_model.checkpoint import load
 
         return load(name, **options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import pairwise
 
 from nvila_compress import Compressor, SpatialToChannel
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ def mlp(widths: list[int], *, normed: int, first: int) -> Projector:
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     index = first
-    for step, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
+    for step, (fan_in, fan_out) in enumerate(pairwise(widths)):
         if step:
             layers[str(index)] = nn.GELU()
             index += 1
@@ -65,9 +66,7 @@ def mlp(widths: list[int], *, normed: int, first: int) -> Projector:
     return Projector(nn.Sequential(layers))
 
 
-def folded(
-    factor: int, widths: Callable[[int, int], list[int]]
-) -> Callable[[int, int], tuple[Compressor, Projector]]:
+def folded(factor: int, widths: Callable[[int, int], list[int]]) -> Callable[[int, int], tuple[Compressor, Projector]]:
     def build(channels: int, out: int) -> tuple[Compressor, Projector]:
         sizes = widths(channels, out)
         return SpatialToChannel(factor), mlp(sizes, normed=len(sizes) - 2, first=1)
@@ -102,7 +101,5 @@ def build_projector(kind: str, *, channels: int, out: int) -> tuple[Compressor, 
     Raises: ValueError for a type that is not known.
     """
     if kind not in PROJECTORS:
-        raise ValueError(
-            f"projector type {kind!r} is not supported: choose one of {', '.join(sorted(PROJECTORS))}"
-        )
+        raise ValueError(f"projector type {kind!r} is not supported: choose one of {', '.join(sorted(PROJECTORS))}")
     return PROJECTORS[kind](channels, out)

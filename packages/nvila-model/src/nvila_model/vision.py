@@ -48,9 +48,7 @@ class VisionTower(nn.Module):
         """A SigLIP tower with random weights, of ``layers + 1 + select_layer`` blocks."""
         depth = layers + 1 + select_layer
         if not 1 <= depth <= layers:
-            raise ValueError(
-                f"select_layer {select_layer} leaves {depth} of {layers} layers: use -{layers} to -1"
-            )
+            raise ValueError(f"select_layer {select_layer} leaves {depth} of {layers} layers: use -{layers} to -1")
         trunk = timm.create_model(
             "vit_so400m_patch14_siglip_gap_448",
             img_size=image_size,
@@ -67,9 +65,7 @@ class VisionTower(nn.Module):
         return cls(without_final_norm(trunk))
 
     @classmethod
-    def from_open_clip(
-        cls, name: str, *, pretrained: str | None = None, select_layer: int = -2
-    ) -> VisionTower:
+    def from_open_clip(cls, name: str, *, pretrained: str | None = None, select_layer: int = -2) -> VisionTower:
         """The image tower of an open-clip SigLIP model, cut at ``select_layer``."""
         import open_clip
 
@@ -101,7 +97,8 @@ class VisionTower(nn.Module):
         """The state after each block (not the embeddings), ``[n, patches, width]`` each."""
         if pixels.ndim != 4 or pixels.shape[-2:] != (self.image_size, self.image_size):
             raise ValueError(
-                f"tiles of shape {list(pixels.shape)} do not fit this tower: give [n, 3, {self.image_size}, {self.image_size}]"
+                f"tiles of shape {list(pixels.shape)} do not fit this tower: "
+                f"give [n, 3, {self.image_size}, {self.image_size}]"
             )
         count = len(self.trunk.blocks)
         indices = [count - 1] if last_only else list(range(count))

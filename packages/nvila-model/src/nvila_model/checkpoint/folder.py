@@ -56,13 +56,9 @@ class TensorFolder(Mapping[str, Tensor]):
             places = read_json(self.folder / INDEX).get("weight_map", {})
             for file in sorted(set(places.values())):
                 present = set(self._open(file).keys())
-                missing = sorted(
-                    name for name, where in places.items() if where == file and name not in present
-                )
+                missing = sorted(name for name, where in places.items() if where == file and name not in present)
                 if missing:
-                    raise CheckpointError(
-                        f"{self.folder / file} lacks {missing[0]!r}, which {INDEX} promises there"
-                    )
+                    raise CheckpointError(f"{self.folder / file} lacks {missing[0]!r}, which {INDEX} promises there")
             yield from places.items()
         else:
             yield from ((name, ONE_FILE) for name in self._open(ONE_FILE).keys())  # noqa: SIM118
@@ -77,9 +73,7 @@ class TensorFolder(Mapping[str, Tensor]):
             try:
                 self._files[file] = safe_open(path, framework="pt")
             except SafetensorError as error:
-                raise CheckpointError(
-                    f"{path} is not a whole safetensors file ({error}): fetch it again"
-                ) from None
+                raise CheckpointError(f"{path} is not a whole safetensors file ({error}): fetch it again") from None
         return self._files[file]
 
     def __getitem__(self, name: str) -> Tensor:
@@ -125,9 +119,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object with sorted keys; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.part")
-    fresh.write_text(
-        json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    fresh.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(fresh, path)
 
 

@@ -22,9 +22,7 @@ FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 """What is fetched from a repository; pickled weights are not."""
 
 
-def locate(
-    name: str | Path, *, revision: str | None = None, offline: bool = False, token: str | None = None
-) -> Path:
+def locate(name: str | Path, *, revision: str | None = None, offline: bool = False, token: str | None = None) -> Path:
     """The folder of a checkpoint, fetched from the hub if need be.
 
     Args:
@@ -42,32 +40,22 @@ def locate(
     if Path(name).exists():
         raise CheckpointError(f"{name} is a file: give the folder that holds config.json")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
-        raise CheckpointError(
-            f"no model {str(name)!r}: give 'nano', a folder, or a hub repository 'owner/name'"
-        )
+        raise CheckpointError(f"no model {str(name)!r}: give 'nano', a folder, or a hub repository 'owner/name'")
     try:
         found = snapshot_download(
             str(name), revision=revision, local_files_only=offline, token=token, allow_patterns=FILES
         )
     except GatedRepoError:
-        raise CheckpointError(
-            f"{name} asks for access: accept its terms on the hub and pass a token"
-        ) from None
+        raise CheckpointError(f"{name} asks for access: accept its terms on the hub and pass a token") from None
     except RevisionNotFoundError:
-        raise CheckpointError(
-            f"{name} has no revision {revision!r}: give a branch, a tag or a commit"
-        ) from None
+        raise CheckpointError(f"{name} has no revision {revision!r}: give a branch, a tag or a commit") from None
     except RepositoryNotFoundError:
-        raise CheckpointError(
-            f"{name} is neither a folder nor a repository that can be seen: check the name"
-        ) from None
+        raise CheckpointError(f"{name} is neither a folder nor a repository that can be seen: check the name") from None
     except HFValidationError as error:
         raise CheckpointError(f"{str(name)!r} is not a repository name: {error}") from None
     except LocalEntryNotFoundError:
         reason = "it was not fetched before" if offline else "the hub cannot be reached"
-        raise CheckpointError(
-            f"{name} is not on this machine and {reason}: go online once, or give a folder"
-        ) from None
+        raise CheckpointError(f"{name} is not on this machine and {reason}: go online once, or give a folder") from None
     except (HfHubHTTPError, OSError) as error:
         raise CheckpointError(f"{name} could not be fetched from the hub: {error}") from None
     return Path(found)

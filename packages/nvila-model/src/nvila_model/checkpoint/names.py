@@ -41,9 +41,7 @@ def published_names(name: str) -> list[str]:
     if part == "llm":
         return [f"llm.{rest}" if rest.startswith("lm_head") else f"llm.model.{rest}"]
     if part != "vision" or not rest.startswith("trunk."):
-        raise ValueError(
-            f"parameter {name!r} has no published name: only SigLIP, the projector and Qwen2 have"
-        )
+        raise ValueError(f"parameter {name!r} has no published name: only SigLIP, the projector and Qwen2 have")
     rest = rest.removeprefix("trunk.")
     if rest in STEM:
         return [VISION + STEM[rest]]

@@ -32,11 +32,7 @@ def read_config(folder: Path, overrides: Mapping[str, Any] | None = None) -> NVI
     except ValidationError as error:
         first = error.errors()[0]
         where = [str(key) for key in first["loc"]]
-        file = (
-            folder / PARTS[where.pop(0)] / "config.json"
-            if where and where[0] in PARTS
-            else folder / "config.json"
-        )
+        file = folder / PARTS[where.pop(0)] / "config.json" if where and where[0] in PARTS else folder / "config.json"
         field = ".".join(where)
         raise CheckpointError(f"{file}: {field + ': ' if field else ''}{first['msg']}") from None
 
@@ -45,18 +41,14 @@ def refuse_unsupported(root: Mapping[str, Any], folder: Path) -> None:
     """Name the models of the family that need parts which are not here."""
     kind = root.get("model_type")
     if kind != "llava_llama":
-        raise CheckpointError(
-            f"{folder / 'config.json'}: model_type {kind!r} is not supported: expected 'llava_llama'"
-        )
+        raise CheckpointError(f"{folder / 'config.json'}: model_type {kind!r} is not supported: expected 'llava_llama'")
     tower = root.get("vision_tower_cfg") or {}
     names = f"{tower.get('model_type', '')} {tower.get('architectures', '')}".lower()
     if root.get("ps3"):
         names += " ps3"
     for word, name in KNOWN_TOWERS.items():
         if word in names:
-            raise CheckpointError(
-                f"{folder / 'config.json'}: {name} vision towers are not supported: only SigLIP is"
-            )
+            raise CheckpointError(f"{folder / 'config.json'}: {name} vision towers are not supported: only SigLIP is")
 
 
 class OriginalTensors(Mapping[str, Tensor]):

@@ -23,9 +23,7 @@ def save(model: NVILA, folder: str | Path, *, shard_size: str = SHARD_SIZE) -> N
     Raises: CheckpointError if the model was put together by hand and has no configuration or processor.
     """
     if model.config is None or model.processor is None:
-        raise CheckpointError(
-            "this model has no config or no processor: pass both to NVILA(...) before saving"
-        )
+        raise CheckpointError("this model has no config or no processor: pass both to NVILA(...) before saving")
     folder = Path(folder)
     tensors = dict(model.unused)
     for name, parameter in model.named_parameters():
