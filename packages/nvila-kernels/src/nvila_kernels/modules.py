@@ -1,0 +1,193 @@
+"""Quantized replacements of ``torch.nn.Linear``."""
+
+from collections.abc import Callable
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from nvila_kernels import functional
+from nvila_kernels.pack import BLOCK, blocks, kernel_group, pack_int4, pack_scale_zero
+from nvila_kernels.quantization import Int4Codes, padded_features, quantize_int4, quantize_int8
+from nvila_kernels.reference import int4_codes
+
+
+class Int4Linear(nn.Module):
+    """A linear layer with 4-bit weights and 16-bit activations.
+
+    ``y = x @ (scale * (codes - zero)).T + bias``
+
+    Args:
+        in_features, out_features: of the layer.
+        bias: whether there is one.
+        group_size: input features that share a scale: 32, 64, a multiple of 128, or 0 for a whole row.
+        scale_dtype: float16 (as AutoAWQ's files have it) or bfloat16.
+        dtype: of the bias.
+
+    Shapes: ``[..., in_features] -> [..., out_features]``, float16, bfloat16 or (on the CPU) float32.
+    """
+
+    packed: Tensor
+    scale_zero: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        group_size: int = BLOCK,
+        scale_dtype: torch.dtype = torch.float16,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.group_size = group_size
+        self.scale_dtype = scale_dtype
+        self.accumulate = torch.float32
+        group = kernel_group(in_features, group_size)
+        groups = -(-in_features // group) if group else 1
+        packed = torch.zeros(blocks(in_features), out_features, 32, dtype=torch.int16, device=device)
+        self.register_buffer("packed", packed)
+        self.register_buffer("scale_zero", torch.zeros(groups, out_features, dtype=torch.int32, device=device))
+        self.register_buffer("bias", torch.zeros(out_features, device=device, dtype=dtype) if bias else None)
+
+    @classmethod
+    def from_codes(cls, weight: Int4Codes, bias: Tensor | None = None) -> Self:
+        """Take over a weight read from a file; its scales become float16 unless they are bfloat16."""
+        scale = weight.scale if weight.scale.dtype == torch.bfloat16 else weight.scale.to(torch.float16)
+        layer = cls(
+            weight.in_features,
+            weight.out_features,
+            bias=bias is not None,
+            group_size=weight.group_size,
+            scale_dtype=scale.dtype,
+            device="meta",
+        )
+        layer.packed = pack_int4(weight.codes)
+        layer.scale_zero = pack_scale_zero(
+            scale, weight.zero, in_features=weight.in_features, group_size=weight.group_size
+        )
+        layer.bias = None if bias is None else bias.detach().clone()
+        return layer
+
+    @classmethod
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        *,
+        group_size: int = BLOCK,
+        symmetric: bool = False,
+        scale_dtype: torch.dtype = torch.float16,
+    ) -> Self:
+        """Quantize a layer by rounding to nearest."""
+        weight = quantize_int4(linear.weight.detach(), group_size=group_size, symmetric=symmetric, dtype=scale_dtype)
+        return cls.from_codes(weight, linear.bias)
+
+    def codes(self) -> Int4Codes:
+        """The weight as plain tensors, for writing it into a file; groups of more than 128 come back as
+        groups of 128.
+        """
+        group = kernel_group(self.in_features, self.group_size)
+        return int4_codes(self.packed, self.scale_zero, self.in_features, group, self.scale_dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.w4a16_linear(
+            x,
+            self.packed,
+            self.scale_zero,
+            self.bias,
+            group_size=self.group_size,
+            scale_dtype=self.scale_dtype,
+            accumulate=self.accumulate,
+        )
+
+    def extra_repr(self) -> str:
+        bias = self.bias is not None
+        return f"{self.in_features}, {self.out_features}, bias={bias}, group_size={self.group_size}"
+
+
+class Int8Linear(nn.Module):
+    """A linear layer with 8-bit weights and activations.
+
+    ``y = (round(x / x_scale) @ codes.T) * x_scale * weight_scale + bias``, then GELU (tanh) if asked.
+
+    Args:
+        in_features, out_features: of the layer.
+        bias: whether there is one.
+        static: one activation scale for all tokens (the buffer ``x_scale``) instead of one a token, measured
+            as it comes.
+        gelu: apply GELU (tanh) to the result.
+        dtype: of the bias.
+
+    Shapes: ``[..., in_features] -> [..., out_features]`` of the same float type.
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+    x_scale: Tensor | None
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        static: bool = False,
+        gelu: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.gelu = gelu
+        weight = torch.zeros(out_features, padded_features(in_features), dtype=torch.int8, device=device)
+        self.register_buffer("weight", weight)
+        self.register_buffer("weight_scale", torch.ones(out_features, dtype=torch.float32, device=device))
+        self.register_buffer("x_scale", torch.ones(1, dtype=torch.float32, device=device) if static else None)
+        self.register_buffer("bias", torch.zeros(out_features, device=device, dtype=dtype) if bias else None)
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, *, x_scale: Tensor | None = None, gelu: bool = False) -> Self:
+        """Quantize a layer: one scale an output channel, activations by ``x_scale`` or, without one, token by
+        token.
+        """
+        bias = cast("Tensor | None", linear.bias)
+        layer = cls(
+            linear.in_features,
+            linear.out_features,
+            bias=bias is not None,
+            static=x_scale is not None,
+            gelu=gelu,
+            device="meta",
+        )
+        layer.weight, layer.weight_scale = quantize_int8(
+            linear.weight.detach(), padded=padded_features(linear.in_features)
+        )
+        layer.x_scale = None if x_scale is None else x_scale.float().reshape(1)
+        layer.bias = None if bias is None else bias.detach().clone()
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.w8a8_linear(
+            x, self.weight, self.weight_scale, self.bias, x_scale=self.x_scale, gelu=self.gelu
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        # A cast of the whole model to 16 bits must not round the scales, which multiply every product.
+        scales = self.weight_scale, self.x_scale
+        super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
+        device = self.weight.device
+        if not scales[0].is_meta:
+            self.weight_scale = scales[0].to(device)
+            self.x_scale = None if scales[1] is None else scales[1].to(device)
+        return self
+
+    def extra_repr(self) -> str:
+        bias, static = self.bias is not None, self.x_scale is not None
+        return f"{self.in_features}, {self.out_features}, bias={bias}, static={static}"

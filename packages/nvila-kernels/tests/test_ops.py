@@ -1,0 +1,111 @@
+"""The ops as torch sees them: opcheck, torch.compile, export with a dynamic number of rows, fake CUDA
+tensors.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import nvila_kernels
+import pytest
+import torch
+from nvila_kernels import Int4Linear, Int8Linear, cast_fp8, ops
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+INT4 = Int4Linear.from_linear(nn.Linear(256, 40), group_size=64)
+INT8 = Int8Linear.from_linear(nn.Linear(256, 40))
+CODES = (torch.zeros(3, 256, dtype=torch.int8), torch.ones(3), INT8.weight, INT8.weight_scale, INT8.bias)
+FP16, E4M3 = torch.float16, torch.float8_e4m3fn
+
+CALLS: list[tuple[Any, tuple[Any, ...]]] = [
+    (ops.w4a16.dequantize, (INT4.packed, INT4.scale_zero, 256, 64, FP16, torch.float32)),
+    (
+        ops.w4a16.w4a16_linear,
+        (torch.randn(3, 256), INT4.packed, INT4.scale_zero, INT4.bias, 64, FP16, False),
+    ),
+    (
+        ops.w4a16.w4a16_linear,
+        (torch.randn(3, 256, requires_grad=True), INT4.packed, INT4.scale_zero, None, 64, FP16, False),
+    ),
+    (ops.w8a8.quantize_rows, (torch.randn(3, 200),)),
+    (ops.w8a8.quantize_static, (torch.randn(3, 200), torch.ones(1))),
+    (ops.w8a8.gelu_quantize, (torch.randn(3, 200),)),
+    (ops.w8a8.layer_norm_quantize, (torch.randn(3, 200), torch.ones(200), torch.zeros(200), 1e-6)),
+    (ops.w8a8.int8_linear, (*CODES, True, FP16)),
+    (ops.w8a8.int8_linear_requantize, (*CODES, False, torch.ones(1))),
+    (ops.fp8.amax, (torch.randn(3, 200),)),
+]
+FP8_CALLS: list[tuple[Any, tuple[Any, ...]]] = [
+    (ops.fp8.cast_fp8, (torch.randn(3, 200), torch.ones(1), E4M3)),
+    (ops.fp8.cast_fp8_rows, (torch.randn(3, 200), E4M3)),
+    (ops.fp8.cast_fp8_transposed, (torch.randn(3, 200), torch.ones(1), E4M3)),
+]
+
+
+def name_of(call: tuple[Any, tuple[Any, ...]]) -> str:
+    return call[0]._qualname.split("::")[1]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=name_of)
+def test_opcheck(call: tuple[Any, tuple[Any, ...]]) -> None:
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+    torch.library.opcheck(*call, test_utils=tests)
+
+
+@pytest.mark.parametrize("call", FP8_CALLS, ids=name_of)
+def test_opcheck_fp8(call: tuple[Any, tuple[Any, ...]]) -> None:
+    # test_aot_dispatch_dynamic compares with torch.testing.assert_close, which cannot subtract float8.
+    torch.library.opcheck(*call, test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
+
+
+FUNCTIONS: list[Callable[[Tensor], Tensor]] = [INT4, INT8, lambda x: cast_fp8(x, by_row=True)[0].float()]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=["int4", "int8", "fp8"])
+def test_compiles_whole_with_any_number_of_rows(function: Callable[[Tensor], Tensor]) -> None:
+    compiled = torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
+    for rows in (2, 5, 16):
+        x = torch.randn(1, rows, 256)
+        assert torch.equal(compiled(x), function(x))
+
+
+@pytest.mark.parametrize("layer", [INT4, INT8], ids=["int4", "int8"])
+def test_exports_with_dynamic_rows(layer: nn.Module) -> None:
+    rows = torch.export.Dim("rows", min=2, max=4096)
+    program = torch.export.export(layer, (torch.randn(8, 256),), dynamic_shapes=({0: rows},))
+    x = torch.randn(37, 256)
+    assert torch.equal(program.module()(x), layer(x))
+
+
+@pytest.mark.parametrize("call", CALLS + FP8_CALLS, ids=name_of)
+def test_fake_cuda_tensors(call: tuple[Any, tuple[Any, ...]]) -> None:
+    op, arguments = call
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        moved = [torch.empty(a.shape, dtype=a.dtype, device="cuda") if isinstance(a, Tensor) else a for a in arguments]
+        results = op(*moved)
+    real = op(*arguments)
+    pairs = zip(results, real, strict=True) if isinstance(real, tuple) else [(results, real)]
+    for fake, computed in pairs:
+        assert fake.device.type == "cuda"
+        assert fake.shape == computed.shape
+        assert fake.dtype == computed.dtype
+
+
+def test_the_public_names() -> None:
+    assert nvila_kernels.__all__ == sorted(nvila_kernels.__all__)
+    assert all(hasattr(nvila_kernels, name) for name in nvila_kernels.__all__)
+
+
+def test_importing_needs_neither_a_gpu_nor_triton() -> None:
+    program = (
+        "import sys; sys.modules['triton'] = None\n"
+        "import torch\n"
+        "def refuse(): raise SystemExit('CUDA was touched at import')\n"
+        "torch.cuda._lazy_init = refuse\n"
+        "import nvila_kernels\n"
+        "layer = nvila_kernels.Int4Linear(64, 4)\n"
+        "assert layer(torch.zeros(1, 64)).shape == (1, 4)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
