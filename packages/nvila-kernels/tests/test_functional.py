@@ -112,9 +112,9 @@ def test_refusals() -> None:
         layer(torch.zeros(1, 384))
     with pytest.raises(ValueError, match=r"scale_zero has shape \(4, 8\).*need \(8, 8\)"):
         w4a16_linear(torch.zeros(1, 256), layer.packed, layer.scale_zero, group_size=32)
+    half = torch.zeros(1, 256, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match=r"float16 accumulation needs float16 activations, not torch.bfloat16"):
-        x = torch.zeros(1, 256, dtype=torch.bfloat16)
-        w4a16_linear(x, layer.packed, layer.scale_zero, group_size=64, accumulate=torch.float16)
+        w4a16_linear(half, layer.packed, layer.scale_zero, group_size=64, accumulate=torch.float16)
     with pytest.raises(ValueError, match=r"torch.int8 cannot accumulate"):
         w4a16_linear(torch.zeros(1, 256), layer.packed, layer.scale_zero, group_size=64, accumulate=torch.int8)
     with pytest.raises(ValueError, match="the weight has 64 features, x has 64, which pads to 128"):

@@ -92,17 +92,15 @@ def quantize_int4(
         )
     group_size = min(group_size, weight.shape[1]) or weight.shape[1]
     values = grouped(weight.float(), group_size)
+    lowest = values.amin(-1).clamp(max=0)
     if symmetric:
         span = values.abs().amax(-1) / 7
     else:
-        span = (values.amax(-1).clamp(min=0) - values.amin(-1).clamp(max=0)) / 15
+        span = (values.amax(-1).clamp(min=0) - lowest) / 15
     scale = span.to(dtype)
     scale = torch.where(scale < torch.finfo(dtype).tiny, torch.ones_like(scale), scale)
     wide = scale.float()
-    if symmetric:
-        zero = torch.full_like(wide, 8)
-    else:
-        zero = (-values.amin(-1).clamp(max=0) / wide).round().clamp(0, 15)
+    zero = torch.full_like(wide, 8) if symmetric else (-lowest / wide).round().clamp(0, 15)
     codes = ((values / wide[..., None]).round() + zero[..., None]).clamp(0, 15).to(torch.uint8)
     codes = rearrange(codes, "n g s -> n (g s)")[:, : weight.shape[1]].contiguous()
     return Int4Codes(codes=codes, scale=scale, zero=zero.to(torch.uint8), group_size=group_size)
