@@ -54,8 +54,7 @@ class PerceiverResampler(nn.Module):
         self.tokens = tokens
         self.latents = nn.Parameter(torch.randn(tokens, channels) * 0.02)
         self.layers = nn.ModuleList(
-            ResamplerLayer(channels=channels, heads=heads, head_dim=head_dim, expansion=expansion)
-            for _ in range(depth)
+            ResamplerLayer(channels=channels, heads=heads, head_dim=head_dim, expansion=expansion) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(channels)
 
@@ -70,9 +69,7 @@ class PerceiverResampler(nn.Module):
 
     def out_channels(self, channels: int) -> int:
         if channels != self.channels:
-            raise ValueError(
-                f"tokens {channels} wide, but built for {self.channels}: pass channels={channels}"
-            )
+            raise ValueError(f"tokens {channels} wide, but built for {self.channels}: pass channels={channels}")
         return channels
 
     def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:

@@ -74,9 +74,7 @@ def channel_to_spatial(tokens: Tensor, factor: int, grid: tuple[int, int] | None
     """
     f, (_, count, channels) = factor, cast(tuple[int, int, int], tokens.shape)
     if f < 1 or channels % f**2:
-        raise GridError(
-            f"{channels} channels do not unfold by {f} x {f}: pass the factor that they were folded with"
-        )
+        raise GridError(f"{channels} channels do not unfold by {f} x {f}: pass the factor that they were folded with")
     if grid is None:
         rows, columns = resolve_grid(count, None)
         grid = rows * f, columns * f

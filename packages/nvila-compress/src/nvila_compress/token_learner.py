@@ -1,8 +1,8 @@
 """TokenLearner: a small network draws each output token as a weighted mean of all input tokens.
 
 One map of weights for each token that comes out, learned from the input itself. NVILA compares it with
-folding (Table 1, mean of 10 benchmarks at 121 tokens: 69.8, where 3x3 folding with vision-encoder pre-training
-has 70.8).
+folding (Table 1, mean of 10 benchmarks at 121 tokens: 69.8, where 3x3 folding with vision-encoder
+pre-training has 70.8).
 """
 
 from einops import rearrange
@@ -32,9 +32,7 @@ class TokenLearner(nn.Module):
     def __init__(self, *, channels: int, tokens: int = 121, hidden: int = 64) -> None:
         super().__init__()
         if min(channels, tokens, hidden) < 1:
-            raise ValueError(
-                f"channels {channels}, tokens {tokens}, hidden {hidden}: each must be at least 1"
-            )
+            raise ValueError(f"channels {channels}, tokens {tokens}, hidden {hidden}: each must be at least 1")
         self.channels = channels
         self.tokens = tokens
         self.weights = nn.Sequential(
@@ -55,9 +53,7 @@ class TokenLearner(nn.Module):
 
     def out_channels(self, channels: int) -> int:
         if channels != self.channels:
-            raise ValueError(
-                f"tokens {channels} wide, but built for {self.channels}: pass channels={channels}"
-            )
+            raise ValueError(f"tokens {channels} wide, but built for {self.channels}: pass channels={channels}")
         return channels
 
     def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:

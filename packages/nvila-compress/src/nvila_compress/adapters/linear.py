@@ -1,8 +1,9 @@
 """A compressor and the linear layer that reads what it makes.
 
 Every vision-language model of the LLaVA kind has one linear layer that first reads the tokens of the vision
-tower (after a fixed pixel shuffle or a norm, in some). Behind it, each token goes its own way. So a compressor
-put directly in front of that layer changes how many tokens the language model sees, and nothing else.
+tower (after a fixed pixel shuffle or a norm, in some). Behind it, each token goes its own way. So a
+compressor put directly in front of that layer changes how many tokens the language model sees, and nothing
+else.
 
 Folding also makes the tokens wider, and the layer must follow. Its new weight starts as n copies of the old
 one, each divided by n: the output is then the old output for the mean of the n folded tokens. That is the
@@ -58,9 +59,7 @@ def widen(linear: nn.Linear, in_features: int) -> nn.Linear:
         )
     n = in_features // linear.in_features
     weight, bias = linear.weight, cast(Tensor | None, linear.bias)
-    wide = nn.Linear(
-        in_features, linear.out_features, bias=bias is not None, device=weight.device, dtype=weight.dtype
-    )
+    wide = nn.Linear(in_features, linear.out_features, bias=bias is not None, device=weight.device, dtype=weight.dtype)
     with torch.no_grad():
         wide.weight.copy_(repeat(weight / n, "o c -> o (n c)", n=n))
         if bias is not None:

@@ -6,9 +6,9 @@ says where a family keeps both. The processor's own setting is changed, so that 
 count (padding, truncation, counting tokens without an image) stays right, and ``save_pretrained`` keeps it.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 from torch import nn
 
@@ -26,65 +26,62 @@ class Attached:
     tokens_after: int
 
 
+class _TokenCount(Protocol):
+    """Where a processor keeps the image tokens of one tile."""
+
+    def get(self, processor: Any) -> int: ...
+
+    def set(self, processor: Any, tokens: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Attribute:
+    """The count is one attribute of the processor, which some read from their image processor when loaded."""
+
+    name: str
+
+    def get(self, processor: Any) -> int:
+        return getattr(processor, self.name)
+
+    def set(self, processor: Any, tokens: int) -> None:
+        for holder in (processor, processor.image_processor):
+            if hasattr(holder, self.name):
+                setattr(holder, self.name, tokens)
+
+
+class _PatchesAndExtra:
+    """LLaVA counts the patches of the size it crops or resizes to, plus extra tokens, less a class token.
+
+    Fewer tokens are a negative number of extra ones.
+    """
+
+    def get(self, processor: Any) -> int:
+        images = processor.image_processor
+        size = images.crop_size if getattr(images, "do_center_crop", False) else images.size
+        if not size or "height" not in size:
+            raise ValueError(f"the processor's image size {size} varies: pass one that crops to a fixed size")
+        patches = (size["height"] // processor.patch_size) * (size["width"] // processor.patch_size)
+        class_token = processor.vision_feature_select_strategy == "default"
+        return patches + processor.num_additional_image_tokens - class_token
+
+    def set(self, processor: Any, tokens: int) -> None:
+        processor.num_additional_image_tokens += tokens - self.get(processor)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Family:
-    """Where one family of models keeps its first linear layer and its image-token count."""
+    """One family of models: its first linear layer behind the vision tower, and its image-token count."""
 
     layer: str
-    get_tokens: Callable[[Any], int]
-    set_tokens: Callable[[Any, int], None]
+    count: _TokenCount
 
 
-def _sequence_length(name: str) -> tuple[Callable[[Any], int], Callable[[Any, int], None]]:
-    """Getter and setter for processors that hold the tokens of a tile in one attribute."""
-
-    def set_tokens(processor: Any, tokens: int) -> None:
-        for holder in (processor, processor.image_processor):
-            if hasattr(holder, name):
-                setattr(holder, name, tokens)
-
-    return lambda processor: getattr(processor, name), set_tokens
-
-
-def _llava_tokens(processor: Any) -> int:
-    """Patches of the size that the processor crops or resizes to, plus extra tokens, less a class token."""
-    images = processor.image_processor
-    size = images.crop_size if getattr(images, "do_center_crop", False) else images.size
-    if "height" not in size:
-        raise ValueError(
-            f"the processor's image size {dict(size)} varies: pass one that crops to a fixed size"
-        )
-    patches = (size["height"] // processor.patch_size) * (size["width"] // processor.patch_size)
-    class_token = processor.vision_feature_select_strategy == "default"
-    return patches + processor.num_additional_image_tokens - class_token
-
-
-def _set_llava_tokens(processor: Any, tokens: int) -> None:
-    """LLaVA's count is patches plus extra tokens; fewer tokens are a negative number of extra ones."""
-    processor.num_additional_image_tokens += tokens - _llava_tokens(processor)
-
-
-_IDEFICS = _Family(
-    layer="connector.modality_projection.proj",
-    get_tokens=_sequence_length("image_seq_len")[0],
-    set_tokens=_sequence_length("image_seq_len")[1],
-)
 _FAMILIES: dict[str, _Family] = {
-    "llava": _Family(
-        layer="multi_modal_projector.linear_1", get_tokens=_llava_tokens, set_tokens=_set_llava_tokens
-    ),
-    "paligemma": _Family(
-        layer="multi_modal_projector.linear",
-        get_tokens=_sequence_length("image_seq_length")[0],
-        set_tokens=_sequence_length("image_seq_length")[1],
-    ),
-    "internvl": _Family(
-        layer="multi_modal_projector.linear_1",
-        get_tokens=_sequence_length("image_seq_length")[0],
-        set_tokens=_sequence_length("image_seq_length")[1],
-    ),
-    "idefics3": _IDEFICS,
-    "smolvlm": _IDEFICS,
+    "llava": _Family(layer="multi_modal_projector.linear_1", count=_PatchesAndExtra()),
+    "paligemma": _Family(layer="multi_modal_projector.linear", count=_Attribute("image_seq_length")),
+    "internvl": _Family(layer="multi_modal_projector.linear_1", count=_Attribute("image_seq_length")),
+    "idefics3": _Family(layer="connector.modality_projection.proj", count=_Attribute("image_seq_len")),
+    "smolvlm": _Family(layer="connector.modality_projection.proj", count=_Attribute("image_seq_len")),
 }
 
 
@@ -122,24 +119,23 @@ def attach(model: nn.Module, processor: Any, compressor: Compressor) -> Attached
         raise ValueError(f"{compressor} would mix different images: pass a spatial compressor")
     family = _FAMILIES[model_type]
     name, linear = _first_linear(model, family.layer)
-    before = family.get_tokens(processor)
+    before = family.count.get(processor)
     rows, columns = compressor.out_grid(resolve_grid(before, None))
     compressed = CompressedLinear(compressor, linear).train(model.training)
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, compressed)
-    family.set_tokens(processor, rows * columns)
+    family.count.set(processor, rows * columns)
     return Attached(layer=name, tokens_before=before, tokens_after=rows * columns)
 
 
 def _first_linear(model: nn.Module, layer: str) -> tuple[str, nn.Linear]:
     """The module whose name ends in ``layer``, whatever wraps the model; it must be a plain linear layer."""
-    for name, module in model.named_modules():
+    modules = cast(Iterator[tuple[str, nn.Module]], model.named_modules())
+    for name, module in modules:
         if name == layer or name.endswith(f".{layer}"):
             if isinstance(module, CompressedLinear):
                 raise ValueError(f"{name} has a compressor already: load the model anew to attach another")
             if type(module) is not nn.Linear:
-                raise ValueError(
-                    f"{name} is a {type(module).__name__}: attach the compressor before that change"
-                )
+                raise ValueError(f"{name} is a {type(module).__name__}: attach the compressor before that change")
             return name, module
     raise ValueError(f"{type(model).__name__} has no layer {layer}: pass the whole model, not a part of it")
