@@ -51,11 +51,11 @@ class TextStream:
         places = [place for place in (text.find(word) for word in self._stop) if place >= 0]
         if places:
             self.stopped, text = True, text[: min(places)]
-        if not self._begun:
-            text = text.lstrip()
         keep = 0 if final or self.stopped else self._open(text)
         certain = text[: len(text) - keep].rstrip()
         self._held = text[len(certain) :]
+        if not self._begun:
+            certain = certain.lstrip()
         self._begun = self._begun or bool(certain)
         return certain
 
