@@ -15,6 +15,9 @@ class Parity:
             media token, as the reference's ``generate_content`` does without a word.
         video_as_images: every frame of a video becomes an image of one tile and its own ``<image>`` token,
             so that the video encoder is never reached.
+        cut_video_at_frame_limit: sampling by fps stops at the frame limit, so that the rest of a longer video is
+            never seen, and a rate above the video's own repeats frames. By default the limit is spread over
+            the whole video.
         greedy_label_matching: find the answers by matching tokens greedily against the conversation
             without answers; an answer that holds a newline then loses its first newline from the loss and
             the newline after its end-of-turn token is trained instead.
@@ -22,4 +25,5 @@ class Parity:
 
     one_tile_for_several_images: bool = False
     video_as_images: bool = False
+    cut_video_at_frame_limit: bool = False
     greedy_label_matching: bool = False

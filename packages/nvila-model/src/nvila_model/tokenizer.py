@@ -194,7 +194,8 @@ def _with_template_file(folder: Path, settings: Mapping[str, Any]) -> dict[str, 
         settings["chat_template"] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     elif (folder / "chat_template.json").is_file():
         settings["chat_template"] = read_json(folder / "chat_template.json").get("chat_template")
-    if isinstance(settings.get("chat_template"), list):
-        named = {entry["name"]: entry["template"] for entry in settings["chat_template"]}
+    several: Any = settings.get("chat_template")
+    if isinstance(several, list):
+        named = {entry["name"]: entry["template"] for entry in several}
         settings["chat_template"] = named.get("default")
     return settings

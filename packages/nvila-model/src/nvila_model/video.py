@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image as PILImage
@@ -20,7 +20,8 @@ from nvila_model.media import Image, MediaError, MediaWarning, image_from_array,
 from nvila_model.video_file import VideoFile
 
 
-class SampledFrame(NamedTuple):
+@dataclass(frozen=True)
+class SampledFrame:
     """One chosen frame: its number in the video, the second at which it appears, and its picture."""
 
     index: int
