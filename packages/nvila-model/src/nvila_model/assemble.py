@@ -93,8 +93,8 @@ def build_tiler(config: NVILAConfig, *, max_tiles: int, parity: Parity | None) -
             return DynamicS2(scales=config.scales, max_tiles=max_tiles, output_scale=output_scale, **pixels)
         case "dynamic":
             return DynamicTiles(tile=tile, min_tiles=config.min_tiles, max_tiles=max_tiles, **pixels)
-        case fit:
-            return SingleTile(tile=tile, fit=fit, **pixels)
+        case mode:
+            return SingleTile(tile=tile, mode=mode, **pixels)
 
 
 def build_processor(config: NVILAConfig, tokenizer: Tokenizer, *, parity: Parity | None = None) -> Processor:

@@ -133,12 +133,20 @@ class EncoderConfig(Section):
         return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
 
 
+NOT_IN_ROOT = ("llm", "vision", "projector", "generation")
+
+
 class NVILAConfig(Section):
-    """The whole description. The root file's own fields, and the three parts as ``llm``, ``vision``, ``projector``."""
+    """The whole description: the root file's own fields, and each other file as one.
+
+    ``llm``, ``vision`` and ``projector`` are the ``config.json`` of the three parts, ``generation`` the
+    sampling defaults in ``llm/generation_config.json``, which are kept but not used.
+    """
 
     llm: LLMConfig
     vision: VisionConfig
     projector: ProjectorConfig
+    generation: dict[str, Any] = Field(default_factory=dict)
 
     model_type: Literal["llava_llama"] = "llava_llama"
     image_aspect_ratio: Literal["resize", "pad", "dynamic", "dynamic_s2"] = "resize"
@@ -195,7 +203,7 @@ class NVILAConfig(Section):
 
     def root_dict(self) -> dict[str, Any]:
         """The fields of the root ``config.json``, without the three parts."""
-        fields = {key: value for key, value in self.to_dict().items() if key not in ("llm", "vision", "projector")}
+        fields = {key: value for key, value in self.to_dict().items() if key not in NOT_IN_ROOT}
         for name in ("image_encoder", "video_encoder"):
             if name in fields:
                 fields[name] = getattr(self, name).to_dict()

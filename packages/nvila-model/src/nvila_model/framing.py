@@ -32,9 +32,7 @@ class Framing:
 
     def frame(self, tokens: Tensor, embedding: torch.nn.Embedding) -> Tensor:
         """Put the start and end embeddings around each. Shapes: ``[n, t, d]`` -> ``[n, t + start + end, d]``."""
-        return torch.cat(
-            (*around(self.start, tokens, embedding), tokens, *around(self.end, tokens, embedding)), dim=1
-        )
+        return torch.cat((*around(self.start, tokens, embedding), tokens, *around(self.end, tokens, embedding)), dim=1)
 
     def video(self, frames: Tensor, grid: tuple[int, int], embedding: torch.nn.Embedding) -> Tensor:
         """All tokens of one video. Shapes: frames ``[frames, h*w, d]`` on ``grid`` -> ``[t, d]``."""

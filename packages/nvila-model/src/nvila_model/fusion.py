@@ -94,9 +94,7 @@ def placed(
 
 
 def padded(rows: Sequence[Tensor], value: float, side: Literal["left", "right"]) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence(
-        list(rows), batch_first=True, padding_value=value, padding_side=side
-    )
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value, padding_side=side)
 
 
 def attention_mask(keep: Tensor) -> Tensor | None:

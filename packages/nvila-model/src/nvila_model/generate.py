@@ -7,8 +7,9 @@ tokens of one conversation into text as it grows; ``generate`` does so for a who
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -82,7 +83,7 @@ def stream(model: NVILA, inputs: ModelInputs, sampling: Sampling, *, eos_ids: Se
     check_budget(model, inputs, sampling)
     with torch.inference_mode():
         fused = model.embed(inputs)
-    text = TextStream(model.processor.tokenizer.decode, sampling.stop)
+    text = TextStream(decoder(model), sampling.stop)
     for count, drawn in enumerate(steps(model.llm, fused, sampling), start=1):
         token = int(drawn[0])
         if token not in eos_ids and (piece := text.push(token)):
@@ -97,7 +98,7 @@ def generate(model: NVILA, inputs: ModelInputs, sampling: Sampling, *, eos_ids: 
     """One answer for each row of the batch."""
     prompt_tokens = check_budget(model, inputs, sampling)
     rows = range(len(inputs.input_ids))
-    texts = [TextStream(model.processor.tokenizer.decode, sampling.stop) for _ in rows]
+    texts = [TextStream(decoder(model), sampling.stop) for _ in rows]
     ids: list[list[int]] = [[] for _ in rows]
     pieces: list[list[str]] = [[] for _ in rows]
     ended = [False for _ in rows]
@@ -128,6 +129,11 @@ def generate(model: NVILA, inputs: ModelInputs, sampling: Sampling, *, eos_ids: 
         )
         for row in rows
     ]
+
+
+def decoder(model: NVILA) -> Callable[[Sequence[int]], str]:
+    """Ids to text without special tokens."""
+    return partial(model.needed_processor().tokenizer.decode, skip_special_tokens=True)
 
 
 def check_budget(model: NVILA, inputs: ModelInputs, sampling: Sampling) -> tuple[int, ...]:

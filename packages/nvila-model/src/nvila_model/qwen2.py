@@ -94,9 +94,7 @@ class GatedMLP(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(
-        self, width: int, *, heads: int, kv_heads: int, head_dim: int, mlp_width: int, eps: float
-    ) -> None:
+    def __init__(self, width: int, *, heads: int, kv_heads: int, head_dim: int, mlp_width: int, eps: float) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(width, eps=eps)
         self.self_attn = Attention(width, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
@@ -140,9 +138,7 @@ class Qwen2(nn.Module):
     ) -> None:
         super().__init__()
         if heads % kv_heads:
-            raise ValueError(
-                f"{heads} query heads cannot be shared by {kv_heads} key-value heads: use a divisor"
-            )
+            raise ValueError(f"{heads} query heads cannot be shared by {kv_heads} key-value heads: use a divisor")
         self.head_dim = head_dim or width // heads
         self.kv_heads = kv_heads
         self.rope_theta, self.rope_factor = rope_theta, rope_factor
@@ -208,9 +204,7 @@ class Qwen2(nn.Module):
         x, states = embeds, [embeds]
         for index, layer in enumerate(self.layers):
             if self.gradient_checkpointing and self.training:
-                x = torch.utils.checkpoint.checkpoint(
-                    layer, x, angles, mask, cache, index, use_reentrant=False
-                )
+                x = torch.utils.checkpoint.checkpoint(layer, x, angles, mask, cache, index, use_reentrant=False)
             else:
                 x = layer(x, angles, mask, cache, index)
             if hidden_states:

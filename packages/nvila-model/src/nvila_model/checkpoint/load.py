@@ -54,7 +54,7 @@ def load(
     folder = locate(name, revision=revision, offline=offline, token=token)
     config = read_config(folder, config_overrides)
     config = config.model_copy(update={"llm": config.llm.for_length(model_max_length)})
-    tokenizer = Tokenizer.load(folder / "llm", chat_template=config.chat_template)
+    tokenizer = Tokenizer.from_folder(folder / "llm", chat_template=config.chat_template)
     with torch.device("meta"):
         model = assemble(config, tokenizer, parity=parity)
     device = torch.device(device)

@@ -15,6 +15,8 @@ from nvila_model.config import NVILAConfig
 PARTS = {"llm": "llm", "vision": "vision_tower", "projector": "mm_projector"}
 """Our name of each part, and its folder."""
 
+GENERATION = "llm/generation_config.json"
+
 KNOWN_TOWERS = {"radio": "RADIO", "intern": "InternViT", "ps3": "PS3"}
 
 
@@ -27,6 +29,9 @@ def read_config(folder: Path, overrides: Mapping[str, Any] | None = None) -> NVI
     root = {**read_json(folder / "config.json"), **(overrides or {})}
     refuse_unsupported(root, folder)
     parts = {part: read_json(folder / name / "config.json") for part, name in PARTS.items()}
+    generation = folder / GENERATION
+    if generation.is_file():
+        parts["generation"] = read_json(generation)
     try:
         return NVILAConfig.model_validate({**root, **parts})
     except ValidationError as error:

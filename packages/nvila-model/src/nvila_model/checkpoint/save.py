@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nvila_model.checkpoint.folder import SHARD_SIZE, CheckpointError, write_json, write_tensors
 from nvila_model.checkpoint.names import split
-from nvila_model.checkpoint.original import PARTS
+from nvila_model.checkpoint.original import GENERATION, PARTS
 from nvila_model.nvila import NVILA
 
 
@@ -34,6 +34,8 @@ def save(model: NVILA, folder: str | Path, *, shard_size: str = SHARD_SIZE) -> N
     llm = config.llm.model_copy(update={"vocab_size": model.llm.vocab_size})
     for name, section in (("llm", llm), ("vision_tower", config.vision), ("mm_projector", config.projector)):
         write_json(folder / name / "config.json", section.to_dict())
+    if config.generation:
+        write_json(folder / GENERATION, config.generation)
     model.processor.tokenizer.save(folder / "llm")
     write_json(folder / "vision_tower" / "preprocessor_config.json", preprocessor(config.vision.image_size))
     write_json(folder / "config.json", config.root_dict())
