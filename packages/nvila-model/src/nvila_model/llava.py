@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nvila_model.media import Image, is_address
+from nvila_model.media import Image, Video
 from nvila_model.messages import Message, MessageError, Part
-from nvila_model.video import Video
+from nvila_model.sources import is_address
 
 _ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 

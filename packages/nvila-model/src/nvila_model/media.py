@@ -1,14 +1,14 @@
-"""Images as parts of a message, and where the bytes of media come from.
+"""Images and videos as parts of a message.
 
-``Image`` only names a source; nothing is opened until ``load``. Whatever is wrong with the source is then
-said in one sentence, as a ``MediaError``: callers print it and stop.
+``Image`` and ``Video`` only name a source; nothing is opened before they are loaded. A video is an encoded
+file, a folder of frames, a list of images or an array. Whichever it is, frames come out one at a time
+(``sample``), so that a long video never lies in memory unpacked; ``load`` collects them. A frame that does
+not decode is named, never dropped in silence, and never counted.
 """
 
-import io
-import threading
-import urllib.error
-import urllib.request
+import re
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,19 @@ from typing import Any
 import numpy as np
 from PIL import Image as PILImage
 
-#: Seconds without an answer, and bytes, after which a download is given up.
-FETCH_TIMEOUT = 20.0
-FETCH_LIMIT = 256 * 2**20
+from nvila_model.frame_sampling import at_rate, cut_at_rate, spread
+from nvila_model.sources import (
+    MediaError,
+    MediaWarning,
+    decoded,
+    image_from_array,
+    is_address,
+    open_image,
+    read_source,
+)
+from nvila_model.video import VideoFile
 
-# catch_warnings changes the process's filters: one thread at a time.
-_OPENING = threading.Lock()
-
-
-class MediaError(ValueError):
-    """An image or video that cannot be used; the message is one sentence for the user."""
-
-
-class MediaWarning(UserWarning):
-    """Media that could be used only in part, and which part."""
+__all__ = ["Image", "MediaError", "MediaWarning", "SampledFrame", "Video", "VideoFrames"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,106 +45,195 @@ class Image:
     def load(self) -> PILImage.Image:
         """The decoded image, in its own mode and not rotated. Raises MediaError."""
         if isinstance(self.source, PILImage.Image):
-            return _decode(self.source, "the image")
+            return decoded(self.source, "the image")
         if isinstance(self.source, np.ndarray):
             return image_from_array(self.source)
         return open_image(*read_source(self.source, kind="image"))
 
 
-def open_image(data: bytes, name: str) -> PILImage.Image:
-    """Decode the bytes of an image file; ``name`` is what an error calls it."""
-    if not data:
-        raise MediaError(f"{name} is empty (0 bytes): pass an image file")
-    try:
-        # Pillow warns above 89 million pixels and refuses above twice that; the refusal is the limit here.
-        with _OPENING, warnings.catch_warnings():
-            warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
-            image = PILImage.open(io.BytesIO(data))
-    except PILImage.DecompressionBombError:
-        limit = 2 * (PILImage.MAX_IMAGE_PIXELS or 0)
-        raise MediaError(f"{name} unpacks to more than {limit} pixels: shrink it first") from None
-    except PILImage.UnidentifiedImageError:
-        start = bytes(data[:16])
-        raise MediaError(f"{name} is not an image (it begins with {start!r}): convert it to PNG or JPEG") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise MediaError(f"{name} has a broken image header: {error}") from None
-    return _decode(image, name)
+@dataclass(frozen=True)
+class SampledFrame:
+    """One chosen frame: its number in the video, the second at which it appears, and its picture."""
+
+    index: int
+    timestamp: float
+    image: PILImage.Image
 
 
-def read_source(source: Any, *, kind: str) -> tuple[bytes, str]:
-    """The bytes behind a path, an address or bytes, and a name for messages."""
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return bytes(source), f"the {kind} given as bytes"
-    if not isinstance(source, (str, Path)):
-        raise MediaError(f"cannot take a {kind} from {type(source).__name__}: pass a path, an address or bytes")
-    if is_address(source):
-        return fetch(str(source)), str(source)
-    path = Path(source)
-    try:
-        return path.read_bytes(), str(path)
-    except FileNotFoundError:
-        raise MediaError(f"no file at {path}") from None
-    except IsADirectoryError:
-        raise MediaError(f"{path} is a folder, not an {kind}: pass Video({str(path)!r}) for its frames") from None
-    except OSError as error:
-        raise MediaError(f"cannot read {path}: {error.strerror}") from None
+@dataclass(frozen=True, kw_only=True)
+class VideoFrames:
+    """The frames of a video that were chosen and really decoded.
+
+    Attributes:
+        frames: the pictures, in order; one chosen twice stands twice.
+        timestamps: seconds from the start, one a frame; frame numbers where the source has no clock.
+        failed: numbers of chosen frames that could not be decoded.
+    """
+
+    frames: tuple[PILImage.Image, ...]
+    timestamps: tuple[float, ...]
+    failed: tuple[int, ...] = ()
 
 
-def is_address(source: object) -> bool:
-    """Whether a source is an http(s) address."""
-    return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
+@dataclass(frozen=True, eq=False)
+class Video:
+    """One video of a message.
 
+    Args:
+        source: a path or http(s) address of a video, its bytes, a folder of frames (in natural order of
+            their names), a list of images (anything that ``Image`` takes), or a numpy array
+            ``[frames, h, w, 3]`` of uint8.
+        num_frames: frames to take; None leaves it to the checkpoint.
+        fps: frames to take a second, at most ``num_frames``; None leaves it to the checkpoint, 0 spreads
+            ``num_frames`` over the whole video.
+        allow_truncated: use what can be read of a file that is cut short.
+    """
 
-def fetch(address: str, *, timeout: float = FETCH_TIMEOUT, limit: int = FETCH_LIMIT) -> bytes:
-    """The bytes at an http(s) address; redirects are followed to http(s) only. Raises MediaError."""
-    if not is_address(address):
-        raise MediaError(f"{address} is not an http or https address")
-    request = urllib.request.Request(address, headers={"User-Agent": "nvila-model"})
-    try:
-        with _opener().open(request, timeout=timeout) as answer:
-            data = answer.read(limit + 1)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise MediaError(f"{address} answered {error.code} {error.reason}") from None
-    except TimeoutError:
-        raise MediaError(f"{address} did not answer within {timeout:g} s") from None
-    except (OSError, ValueError) as error:
-        raise MediaError(f"cannot fetch {address}: {getattr(error, 'reason', error)}") from None
-    if len(data) > limit:
-        raise MediaError(f"{address} is larger than {limit} bytes: download it and pass the file")
-    return data
+    source: Any
+    num_frames: int | None = None
+    fps: float | None = None
+    allow_truncated: bool = False
 
+    def __post_init__(self) -> None:
+        if self.num_frames is not None and self.num_frames < 1:
+            raise MediaError(f"num_frames is {self.num_frames}: a video needs at least 1 frame")
+        if self.fps is not None and self.fps < 0:
+            raise MediaError(f"fps is {self.fps}: pass a rate above 0, or 0 to spread num_frames over the video")
 
-def _opener() -> urllib.request.OpenerDirector:
-    # build_opener would add file and ftp, to which a redirect could lead.
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPRedirectHandler,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPErrorProcessor,
-        urllib.request.UnknownHandler,
-    ):
-        opener.add_handler(handler())
-    return opener
-
-
-def _decode(image: PILImage.Image, name: str) -> PILImage.Image:
-    """Read the pixels now, so that a cut file fails here and not in the middle of tiling."""
-    try:
-        image.load()
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
-        raise MediaError(f"{name} is cut short or corrupt: {error}") from None
-    return image
-
-
-def image_from_array(array: np.ndarray) -> PILImage.Image:
-    """A uint8 array ``[h, w, 3]``, ``[h, w, 4]`` or ``[h, w]`` as an image. Raises MediaError."""
-    colour = array.ndim == 3 and array.shape[-1] in (3, 4)
-    if array.dtype != np.uint8 or not (colour or array.ndim == 2) or 0 in array.shape:
-        raise MediaError(
-            f"an image array must be uint8 [h, w, 3], [h, w, 4] or [h, w], not {array.dtype} {list(array.shape)}"
+    def load(self, *, num_frames: int = 8, fps: float = 0.0, cut_at_limit: bool = False) -> VideoFrames:
+        """All sampled frames at once; see ``sample``."""
+        failed: list[int] = []
+        frames = list(self.sample(num_frames=num_frames, fps=fps, cut_at_limit=cut_at_limit, failed=failed))
+        return VideoFrames(
+            frames=tuple(frame.image for frame in frames),
+            timestamps=tuple(frame.timestamp for frame in frames),
+            failed=tuple(failed),
         )
-    return PILImage.fromarray(np.ascontiguousarray(array))
+
+    def sample(
+        self,
+        *,
+        num_frames: int = 8,
+        fps: float = 0.0,
+        cut_at_limit: bool = False,
+        failed: list[int] | None = None,
+    ) -> Iterator[SampledFrame]:
+        """Chosen frames in order, decoded one by one.
+
+        Args:
+            num_frames: frames to take where the video does not say itself.
+            fps: frames a second where the video does not say itself; only encoded videos have a clock.
+            cut_at_limit: choose by fps as the reference does; see ``frame_sampling.cut_at_rate``.
+            failed: numbers of frames that did not decode are appended to it.
+
+        Warns: MediaWarning naming frames that did not decode.
+        Raises: MediaError if the source cannot be used at all.
+        """
+        failed = [] if failed is None else failed
+        num_frames = self.num_frames or num_frames
+        if self._is_encoded():
+            fps = fps if self.fps is None else self.fps
+            frames = self._sample_file(num_frames, fps, cut_at_limit)
+        elif self.fps:
+            raise MediaError(f"fps is {self.fps}, but a sequence of images has no clock: pass num_frames")
+        else:
+            frames = self._sample_pictures(num_frames)
+        count = 0
+        for index, timestamp, image in frames:
+            if image is None:
+                failed.append(index)
+                continue
+            count += 1
+            yield SampledFrame(index, timestamp, image)
+        self._report(count, failed)
+
+    @property
+    def name(self) -> str:
+        """What messages call the video."""
+        return str(self.source) if isinstance(self.source, (str, Path)) else "the video"
+
+    def _is_encoded(self) -> bool:
+        if isinstance(self.source, (bytes, bytearray, memoryview)) or is_address(self.source):
+            return True
+        return isinstance(self.source, (str, Path)) and not Path(self.source).is_dir()
+
+    def _sample_file(
+        self, num_frames: int, fps: float, cut_at_limit: bool
+    ) -> Iterator[tuple[int, float, PILImage.Image | None]]:
+        with self._open_file() as video:
+            if fps > 0 and cut_at_limit:
+                chosen = cut_at_rate(len(video.times), rate=video.rate, fps=fps, num_frames=num_frames)
+            elif fps > 0:
+                chosen = at_rate(video.times, fps=fps, num_frames=num_frames)
+            else:
+                chosen = spread(len(video.times), num_frames)
+            for index, image in video.read(chosen):
+                for _ in range(chosen.count(index)):
+                    yield index, video.times[index], image
+
+    def _open_file(self) -> VideoFile:
+        source = self.source
+        if isinstance(source, (str, Path)) and not is_address(source):
+            path = Path(source)
+            if not path.is_file():
+                raise MediaError(f"no file at {path}")
+            if path.stat().st_size == 0:
+                raise MediaError(f"{path} is empty (0 bytes): pass a video file")
+            return VideoFile(path, str(path), allow_truncated=self.allow_truncated)
+        data, name = read_source(source, kind="video")
+        if not data:
+            raise MediaError(f"{name} is empty (0 bytes): pass a video file")
+        return VideoFile(data, name, allow_truncated=self.allow_truncated)
+
+    def _sample_pictures(self, num_frames: int) -> Iterator[tuple[int, float, PILImage.Image | None]]:
+        pictures = self._pictures()
+        chosen = spread(len(pictures), num_frames)
+        for index in dict.fromkeys(chosen):
+            try:
+                image = pictures[index].load()
+            except MediaError:
+                image = None
+            for _ in range(chosen.count(index)):
+                yield index, float(index), image
+
+    def _pictures(self) -> Sequence[Image]:
+        source = self.source
+        if isinstance(source, np.ndarray):
+            if source.ndim != 4:
+                raise MediaError(f"a video array must be uint8 [frames, h, w, 3], not {list(source.shape)}")
+            pictures = [Image(image_from_array(frame)) for frame in source]
+        elif isinstance(source, (list, tuple)):
+            pictures = [part if isinstance(part, Image) else Image(part) for part in source]
+        elif isinstance(source, (str, Path)):
+            pictures = [Image(path) for path in _frame_files(Path(source))]
+        else:
+            raise MediaError(
+                f"cannot take a video from {type(source).__name__}: pass a path, bytes, a folder or a list of images"
+            )
+        if not pictures:
+            raise MediaError(f"{self.name} holds no frames: expected image files or images")
+        return pictures
+
+    def _report(self, count: int, failed: list[int]) -> None:
+        if not failed:
+            return
+        numbers = ", ".join(map(str, dict.fromkeys(failed)))
+        if count == 0:
+            raise MediaError(f"no chosen frame of {self.name} can be decoded (numbers {numbers})")
+        warnings.warn(
+            f"{len(failed)} of {count + len(failed)} chosen frames of {self.name} cannot be decoded "
+            f"(numbers {numbers}): the other {count} are used",
+            MediaWarning,
+            stacklevel=3,
+        )
+
+
+def _frame_files(folder: Path) -> list[Path]:
+    suffixes = PILImage.registered_extensions()
+    files = (path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file())
+    return sorted((path for path in files if not path.name.startswith(".")), key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """frame_2 before frame_10, unlike the reference's plain sort; equal where numbers are padded."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name) if part]

@@ -7,9 +7,8 @@ from typing import Any, TypeAlias
 
 from PIL import Image as PILImage
 
-from nvila_model.media import Image, MediaWarning
+from nvila_model.media import Image, MediaWarning, Video
 from nvila_model.tokenizer import IMAGE_TOKEN, VIDEO_TOKEN
-from nvila_model.video import Video
 
 #: ``{"role": ..., "content": ...}``; content is text, or a list of parts.
 Message: TypeAlias = Mapping[str, Any]

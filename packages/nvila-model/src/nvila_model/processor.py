@@ -19,11 +19,10 @@ from nvila_tiling import DynamicS2, DynamicTiles, SingleTile, TiledImage, Tiler,
 
 from nvila_model.inputs import MediaSlot, ModelInputs, TiledVideo
 from nvila_model.labels import label_answers, match_greedily
-from nvila_model.media import Image, MediaError
+from nvila_model.media import Image, MediaError, Video
 from nvila_model.messages import Conversation, MessageError, Turn, read_batch
 from nvila_model.parity import Parity
 from nvila_model.tokenizer import IMAGE_TOKEN, VIDEO_TOKEN, Tokenizer
-from nvila_model.video import Video
 
 __all__ = ["Conversation", "Processor", "VideoSettings"]
 

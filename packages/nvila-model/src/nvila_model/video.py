@@ -1,208 +1,212 @@
-"""Videos as parts of a message: sampled frames and the moments they show.
+"""Any frame of an encoded video, by number, without decoding what lies between.
 
-A video is an encoded file, a folder of frames, a list of images or an array. Whichever it is, frames come
-out one at a time (``sample``), so that a long video never lies in memory unpacked; ``load`` collects them.
-A frame that does not decode is named, never dropped in silence, and never counted.
+The packets are read once without decoding: their time stamps, put in order, are the frames' numbers. A
+frame is then reached from the last key frame before it. The last frame that really decodes ends the video,
+however many the container announces; a file that stops well before its announced end is refused unless the
+caller wants what is there.
 """
 
-import re
-import warnings
+import io
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import av
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
 from PIL import Image as PILImage
 
-from nvila_model.frame_sampling import at_rate, cut_at_rate, spread
-from nvila_model.media import Image, MediaError, MediaWarning, image_from_array, is_address, read_source
-from nvila_model.video_file import VideoFile
+from nvila_model.sources import MediaError
+
+# A playlist inside a file must not make FFmpeg open other files or addresses.
+_CLOSED = {"protocol_whitelist": "none"}
 
 
-@dataclass(frozen=True)
-class SampledFrame:
-    """One chosen frame: its number in the video, the second at which it appears, and its picture."""
-
-    index: int
-    timestamp: float
-    image: PILImage.Image
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoFrames:
-    """The frames of a video that were chosen and really decoded.
-
-    Attributes:
-        frames: the pictures, in order; one chosen twice stands twice.
-        timestamps: seconds from the start, one a frame; frame numbers where the source has no clock.
-        failed: numbers of chosen frames that could not be decoded.
-    """
-
-    frames: tuple[PILImage.Image, ...]
-    timestamps: tuple[float, ...]
-    failed: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Video:
-    """One video of a message.
+class VideoFile:
+    """A video of a path or of bytes, opened for reading frames by number.
 
     Args:
-        source: a path or http(s) address of a video, its bytes, a folder of frames (in natural order of
-            their names), a list of images (anything that ``Image`` takes), or a numpy array
-            ``[frames, h, w, 3]`` of uint8.
-        num_frames: frames to take; None leaves it to the checkpoint.
-        fps: frames to take a second, at most ``num_frames``; None leaves it to the checkpoint, 0 spreads
-            ``num_frames`` over the whole video.
-        allow_truncated: use what can be read of a file that is cut short.
+        source: a path, or the bytes of a file.
+        name: what errors call it.
+        allow_truncated: accept a file that ends before its container says.
+
+    Attributes:
+        times: seconds from the first frame at which each readable frame appears.
+        rate: frames a second on average.
+
+    Raises: MediaError if it cannot be read, holds no video, or is cut short.
     """
 
-    source: Any
-    num_frames: int | None = None
-    fps: float | None = None
-    allow_truncated: bool = False
+    def __init__(self, source: Path | bytes, name: str, *, allow_truncated: bool = False) -> None:
+        self.name = name
+        self._file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+        self._container: InputContainer | None = None
+        try:
+            self._container = self._open()
+            self._read_times(allow_truncated)
+        except BaseException:
+            self.close()
+            raise
 
-    def __post_init__(self) -> None:
-        if self.num_frames is not None and self.num_frames < 1:
-            raise MediaError(f"num_frames is {self.num_frames}: a video needs at least 1 frame")
-        if self.fps is not None and self.fps < 0:
-            raise MediaError(f"fps is {self.fps}: pass a rate above 0, or 0 to spread num_frames over the video")
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._container is not None:
+            self._container.close()
+        self._file.close()
 
-    def load(self, *, num_frames: int = 8, fps: float = 0.0, cut_at_limit: bool = False) -> VideoFrames:
-        """All sampled frames at once; see ``sample``."""
-        failed: list[int] = []
-        frames = list(self.sample(num_frames=num_frames, fps=fps, cut_at_limit=cut_at_limit, failed=failed))
-        return VideoFrames(
-            frames=tuple(frame.image for frame in frames),
-            timestamps=tuple(frame.timestamp for frame in frames),
-            failed=tuple(failed),
-        )
+    def __enter__(self) -> "VideoFile":
+        return self
 
-    def sample(
-        self,
-        *,
-        num_frames: int = 8,
-        fps: float = 0.0,
-        cut_at_limit: bool = False,
-        failed: list[int] | None = None,
-    ) -> Iterator[SampledFrame]:
-        """Chosen frames in order, decoded one by one.
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-        Args:
-            num_frames: frames to take where the video does not say itself.
-            fps: frames a second where the video does not say itself; only encoded videos have a clock.
-            cut_at_limit: choose by fps as the reference does; see ``frame_sampling.cut_at_rate``.
-            failed: numbers of frames that did not decode are appended to it.
+    def read(self, indices: Sequence[int]) -> Iterator[tuple[int, PILImage.Image | None]]:
+        """Frames by number, ascending, each once; None for one that does not decode."""
+        for index, frame in self._find(sorted(set(indices))):
+            yield index, None if frame is None else _to_image(frame)
 
-        Warns: MediaWarning naming frames that did not decode.
-        Raises: MediaError if the source cannot be used at all.
-        """
-        failed = [] if failed is None else failed
-        num_frames = self.num_frames or num_frames
-        if self._is_encoded():
-            fps = fps if self.fps is None else self.fps
-            frames = self._sample_file(num_frames, fps, cut_at_limit)
-        elif self.fps:
-            raise MediaError(f"fps is {self.fps}, but a sequence of images has no clock: pass num_frames")
-        else:
-            frames = self._sample_pictures(num_frames)
-        count = 0
-        for index, timestamp, image in frames:
-            if image is None:
-                failed.append(index)
-                continue
-            count += 1
-            yield SampledFrame(index, timestamp, image)
-        self._report(count, failed)
+    def _open(self) -> InputContainer:
+        try:
+            container = av.open(self._file, mode="r", options=_CLOSED)
+        except (FFmpegError, ValueError, UnicodeDecodeError) as error:
+            raise MediaError(f"{self.name} is not a video or is cut short: {_plain(error)}") from None
+        if not container.streams.video:
+            container.close()
+            raise MediaError(f"{self.name} has no video stream")
+        self._stream = container.streams.video[0]
+        self._stream.thread_type = "AUTO"
+        return container
 
-    @property
-    def name(self) -> str:
-        """What messages call the video."""
-        return str(self.source) if isinstance(self.source, (str, Path)) else "the video"
+    def _read_times(self, allow_truncated: bool) -> None:
+        assert self._container is not None
+        stamps: list[int | None] = []
+        keys: list[int] = []
+        end = 0.0
+        try:
+            for packet in self._container.demux():
+                if packet.pts is not None and packet.time_base is not None:
+                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                if packet.stream is not self._stream and packet.stream_index != self._stream.index:
+                    continue
+                if packet.size and not packet.is_discard:
+                    stamps.append(packet.pts)
+                    if packet.is_keyframe and packet.pts is not None:
+                        keys.append(packet.pts)
+        except FFmpegError:
+            pass  # what was read before the damage is the video; the check below says if that is too little
+        if not stamps:
+            raise MediaError(f"{self.name} has no frames that can be read")
+        known = [stamp for stamp in stamps if stamp is not None]
+        #: Time stamps in showing order; empty where the container gives none, and frames are counted instead.
+        self._stamps = sorted(known) if len(set(known)) == len(stamps) else []
+        self._keys = sorted(keys)
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        self.rate = float(rate) if rate else 0.0
+        readable = self._last_readable(len(stamps)) + 1
+        self._stamps = self._stamps[:readable]
+        self.times = self._seconds(readable)
+        if not allow_truncated:
+            self._refuse_truncated(readable, end)
 
-    def _is_encoded(self) -> bool:
-        if isinstance(self.source, (bytes, bytearray, memoryview)) or is_address(self.source):
-            return True
-        return isinstance(self.source, (str, Path)) and not Path(self.source).is_dir()
+    def _seconds(self, count: int) -> tuple[float, ...]:
+        if self._stamps and self._stream.time_base:
+            return tuple(float((stamp - self._stamps[0]) * self._stream.time_base) for stamp in self._stamps)
+        return tuple(index / self.rate if self.rate else float(index) for index in range(count))
 
-    def _sample_file(
-        self, num_frames: int, fps: float, cut_at_limit: bool
-    ) -> Iterator[tuple[int, float, PILImage.Image | None]]:
-        with self._open_file() as video:
-            if fps > 0 and cut_at_limit:
-                chosen = cut_at_rate(len(video.times), rate=video.rate, fps=fps, num_frames=num_frames)
-            elif fps > 0:
-                chosen = at_rate(video.times, fps=fps, num_frames=num_frames)
-            else:
-                chosen = spread(len(video.times), num_frames)
-            for index, image in video.read(chosen):
-                for _ in range(chosen.count(index)):
-                    yield index, video.times[index], image
+    def _last_readable(self, count: int) -> int:
+        """Walk back from the announced end to the last frame that decodes, a key frame at a time."""
+        end = count
+        while end > 0:
+            start = self._key_before(end - 1)
+            found = [index for index, frame in self._find(range(start, end)) if frame is not None]
+            if found:
+                return found[-1]
+            end = start
+        raise MediaError(f"{self.name} has no frames that can be decoded")
 
-    def _open_file(self) -> VideoFile:
-        source = self.source
-        if isinstance(source, (str, Path)) and not is_address(source):
-            path = Path(source)
-            if not path.is_file():
-                raise MediaError(f"no file at {path}")
-            if path.stat().st_size == 0:
-                raise MediaError(f"{path} is empty (0 bytes): pass a video file")
-            return VideoFile(path, str(path), allow_truncated=self.allow_truncated)
-        data, name = read_source(source, kind="video")
-        if not data:
-            raise MediaError(f"{name} is empty (0 bytes): pass a video file")
-        return VideoFile(data, name, allow_truncated=self.allow_truncated)
-
-    def _sample_pictures(self, num_frames: int) -> Iterator[tuple[int, float, PILImage.Image | None]]:
-        pictures = self._pictures()
-        chosen = spread(len(pictures), num_frames)
-        for index in dict.fromkeys(chosen):
-            try:
-                image = pictures[index].load()
-            except MediaError:
-                image = None
-            for _ in range(chosen.count(index)):
-                yield index, float(index), image
-
-    def _pictures(self) -> Sequence[Image]:
-        source = self.source
-        if isinstance(source, np.ndarray):
-            if source.ndim != 4:
-                raise MediaError(f"a video array must be uint8 [frames, h, w, 3], not {list(source.shape)}")
-            pictures = [Image(image_from_array(frame)) for frame in source]
-        elif isinstance(source, (list, tuple)):
-            pictures = [part if isinstance(part, Image) else Image(part) for part in source]
-        elif isinstance(source, (str, Path)):
-            pictures = [Image(path) for path in _frame_files(Path(source))]
-        else:
-            raise MediaError(
-                f"cannot take a video from {type(source).__name__}: pass a path, bytes, a folder or a list of images"
-            )
-        if not pictures:
-            raise MediaError(f"{self.name} holds no frames: expected image files or images")
-        return pictures
-
-    def _report(self, count: int, failed: list[int]) -> None:
-        if not failed:
+    def _refuse_truncated(self, readable: int, end: float) -> None:
+        assert self._container is not None
+        announced = self._stream.frames
+        if not self._container.duration or (announced and readable >= announced):
             return
-        numbers = ", ".join(map(str, dict.fromkeys(failed)))
-        if count == 0:
-            raise MediaError(f"no chosen frame of {self.name} can be decoded (numbers {numbers})")
-        warnings.warn(
-            f"{len(failed)} of {count + len(failed)} chosen frames of {self.name} cannot be decoded "
-            f"(numbers {numbers}): the other {count} are used",
-            MediaWarning,
-            stacklevel=3,
-        )
+        start = (self._container.start_time or 0) / av.time_base
+        duration = self._container.duration / av.time_base
+        missing = start + duration - max(end, start + self.times[-1])
+        if missing > max(0.05 * duration, 2 / (self.rate or 1)):
+            of = f"{readable} of {announced} frames" if announced else f"{duration - missing:.1f} of {duration:.1f} s"
+            raise MediaError(
+                f"{self.name} is cut short: {of} can be read; pass Video(..., allow_truncated=True) to use those"
+            )
+
+    def _key_before(self, index: int) -> int:
+        """The number of the last key frame at or before a frame; 0 where stamps are unknown."""
+        if not self._stamps:
+            return 0
+        place = bisect_right(self._keys, self._stamps[index]) - 1
+        return bisect_left(self._stamps, self._keys[place]) if place >= 0 else 0
+
+    def _find(self, indices: Sequence[int]) -> Iterator[tuple[int, VideoFrame | None]]:
+        if not self._stamps:
+            yield from self._count_to(indices)
+            return
+        frames: Iterator[VideoFrame] = iter(())
+        frame: VideoFrame | None = None
+        for index in indices:
+            target = self._stamps[index]
+            key = self._stamps[self._key_before(index)]
+            if frame is None or frame.pts is None or frame.pts < key or frame.pts > target:
+                frames = self._decode_from(key)
+                frame = next(frames, None)
+                if frame is None or (frame.pts or 0) > target:  # an imprecise index: from the very start
+                    frames = self._decode_from(self._stamps[0])
+                    frame = next(frames, None)
+            while frame is not None and (frame.pts is None or frame.pts < target):
+                frame = next(frames, None)
+            whole = frame is not None and frame.pts == target and not frame.is_corrupt
+            yield index, frame if whole else None
+
+    def _count_to(self, indices: Sequence[int]) -> Iterator[tuple[int, VideoFrame | None]]:
+        """Frames by counting from the start, for containers without time stamps."""
+        wanted = iter(indices)
+        index = next(wanted, None)
+        for number, frame in enumerate(self._decode_from(0)):
+            if index is None:
+                return
+            if number == index:
+                yield index, None if frame.is_corrupt else frame
+                index = next(wanted, None)
+        while index is not None:
+            yield index, None
+            index = next(wanted, None)
+
+    def _decode_from(self, stamp: int) -> Iterator[VideoFrame]:
+        """Frames in showing order from the key frame at a stamp on; broken packets are passed over."""
+        assert self._container is not None
+        try:
+            self._container.seek(stamp, stream=self._stream)
+        except FFmpegError:  # formats without an index: read again from the beginning
+            self._container.close()
+            self._file.seek(0)
+            self._container = self._open()
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    return
+                yield from packet.decode()
+            except EOFError:
+                return
+            except FFmpegError:
+                continue
 
 
-def _frame_files(folder: Path) -> list[Path]:
-    suffixes = PILImage.registered_extensions()
-    files = (path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file())
-    return sorted((path for path in files if not path.name.startswith(".")), key=_natural)
+def _to_image(frame: VideoFrame) -> PILImage.Image:
+    image = frame.to_image()
+    # Phones store the turn beside the pixels, counter-clockwise as Pillow counts it.
+    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """frame_2 before frame_10, unlike the reference's plain sort; equal where numbers are padded."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name) if part]
+def _plain(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error)
