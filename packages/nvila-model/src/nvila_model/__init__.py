@@ -1,3 +1,55 @@
-"""NVILA assembled from swappable parts: load, ask, stream."""
+"""NVILA assembled from swappable parts: load, ask, stream.
 
-__all__: list[str] = []
+Names are imported when they are first used, so that ``nvila --help`` does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nvila_model.checkpoint import CheckpointError
+    from nvila_model.config import NVILAConfig
+    from nvila_model.generate import Answer, BudgetError
+    from nvila_model.inputs import ModelInputs
+    from nvila_model.media import Image, Video
+    from nvila_model.nvila import NVILA
+    from nvila_model.parity import Parity
+    from nvila_model.processor import Processor
+    from nvila_model.sampling import Sampling
+    from nvila_model.sources import MediaError
+
+__all__ = [
+    "NVILA",
+    "Answer",
+    "BudgetError",
+    "CheckpointError",
+    "Image",
+    "MediaError",
+    "ModelInputs",
+    "NVILAConfig",
+    "Parity",
+    "Processor",
+    "Sampling",
+    "Video",
+]
+
+_MODULES = {
+    "NVILA": "nvila",
+    "Answer": "generate",
+    "BudgetError": "generate",
+    "CheckpointError": "checkpoint",
+    "Image": "media",
+    "MediaError": "sources",
+    "ModelInputs": "inputs",
+    "NVILAConfig": "config",
+    "Parity": "parity",
+    "Processor": "processor",
+    "Sampling": "sampling",
+    "Video": "media",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
