@@ -9,6 +9,8 @@ from itertools import count
 from random import Random
 from typing import Final
 
+from nvila_train.playground.charts import draw_chart
+from nvila_train.playground.clips import draw_clip
 from nvila_train.playground.documents import draw_document
 from nvila_train.playground.fonts import Split
 from nvila_train.playground.scene import Clip, Glyph, Object, Question, Scene
@@ -33,6 +35,8 @@ __all__ = [
 _DRAW: Final[dict[str, Callable[[Random, Split], Scene]]] = {
     "shapes": draw_shapes,
     "documents": draw_document,
+    "charts": draw_chart,
+    "clips": draw_clip,
 }
 
 KINDS: Final = tuple(_DRAW)

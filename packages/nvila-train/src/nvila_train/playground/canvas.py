@@ -15,6 +15,7 @@ import PIL.ImageDraw
 import PIL.ImageFilter
 
 from nvila_train.playground.fonts import FACES, Face, Split, capital_height, letter, text_width
+from nvila_train.playground.outlines import paint
 from nvila_train.playground.scene import Box, Glyph, Object
 from nvila_train.playground.words import COLOURS
 
@@ -50,8 +51,9 @@ def _noise(sigma: int) -> np.ndarray:
     return np.random.default_rng(sigma).normal(0, sigma, (NOISE_SIDE, NOISE_SIDE, 3)).astype(np.int16)
 
 
-def shade(rng: Random, name: str, spread: int = 14) -> Colour:
-    """The named colour, each channel jittered by up to ``spread``."""
+def shade(rng: Random, name: str) -> Colour:
+    """The named colour, each channel jittered a little; black and white less, or they would look tinted."""
+    spread = 5 if name in ("black", "white") else 14
     red, green, blue = (min(max(v + rng.randint(-spread, spread), 0), 255) for v in COLOURS[name])
     return red, green, blue
 
@@ -117,15 +119,7 @@ class Canvas:
 
     def shape(self, kind: str, colour: str, centre: tuple[float, float], radius: float, rgb: Colour) -> Box:
         """Draw a filled shape inside the circle of ``radius`` about ``centre`` and remember it."""
-        x, y = centre
-        if kind == "circle":
-            box = (x - radius, y - radius, x + radius, y + radius)
-            self.pen.ellipse(box, fill=rgb)
-        else:
-            points = [(x + px * radius, y + py * radius) for px, py in OUTLINES[kind]]
-            self.pen.polygon(points, fill=rgb)
-            across, down = [p[0] for p in points], [p[1] for p in points]
-            box = (min(across), min(down), max(across), max(down))
+        box = paint(self.pen, kind, centre, radius, rgb)
         self.mark(kind, colour, box)
         return box
 
@@ -157,39 +151,3 @@ class Canvas:
 
         self.glyphs = [Glyph(char=glyph.char, box=turn(glyph.box)) for glyph in self.glyphs]
         self.objects = [Object(name=o.name, colour=o.colour, box=turn(o.box)) for o in self.objects]
-
-
-def _polygon(corners: int, turn: float, inner: float = 1.0) -> tuple[tuple[float, float], ...]:
-    """Unit outline of a regular polygon; every second corner at radius ``inner``."""
-    angles = (turn + 2 * math.pi * k / corners for k in range(corners))
-    return tuple(
-        ((1.0 if k % 2 == 0 else inner) * math.cos(a), (1.0 if k % 2 == 0 else inner) * math.sin(a))
-        for k, a in enumerate(angles)
-    )
-
-
-_ARM: Final = 0.34
-OUTLINES: Final[dict[str, tuple[tuple[float, float], ...]]] = {
-    "square": ((-0.86, -0.86), (0.86, -0.86), (0.86, 0.86), (-0.86, 0.86)),
-    "triangle": ((0, -1), (0.98, 0.82), (-0.98, 0.82)),
-    "diamond": ((0, -1), (0.8, 0), (0, 1), (-0.8, 0)),
-    "star": _polygon(10, -math.pi / 2, 0.42),
-    "cross": tuple(
-        (x, y)
-        for x, y in (
-            (-_ARM, -1),
-            (_ARM, -1),
-            (_ARM, -_ARM),
-            (1, -_ARM),
-            (1, _ARM),
-            (_ARM, _ARM),
-            (_ARM, 1),
-            (-_ARM, 1),
-            (-_ARM, _ARM),
-            (-1, _ARM),
-            (-1, -_ARM),
-            (-_ARM, -_ARM),
-        )
-    ),
-}
-"""Corners of each shape within the unit circle, y downwards."""

@@ -23,9 +23,8 @@ def receipt(page: Page) -> tuple[list[Line], list[Question]]:
     if rng.random() < 0.7:
         prices = [price % 900 + 50 for price in prices]
     total = money(sum(prices))
-    shop = f"{rng.choice(SHOP_FIRST)} {rng.choice(SHOP_SECOND)}"
-    while len(shop) > page.columns:
-        shop = f"{rng.choice(SHOP_FIRST)} {rng.choice(SHOP_SECOND)}"
+    first = rng.choice([word for word in SHOP_FIRST if len(word) < page.columns - 4])
+    shop = f"{first} {rng.choice([word for word in SHOP_SECOND if len(word) + len(first) < page.columns] or ['Bar'])}"
     spare = page.rows - 2 - count * (2 if stacked else 1)
     dated = spare > 0 and rng.random() < 0.4
     date = f"{rng.randint(1, 28)} {rng.choice(MONTHS)}"

@@ -82,7 +82,8 @@ def _label_map(
     classes = np.where(small, IGNORE, classes)
     for chosen in (~is_glyph, is_glyph):  # characters stand on top of what they are printed on
         if chosen.any():
-            most = cover[chosen].argmax(0)
+            named = 1e-6 * (classes[chosen] != IGNORE)  # a slice wins over the pie that holds it
+            most = (cover[chosen] + named[:, None, None]).argmax(0)
             share = np.take_along_axis(cover[chosen], most[None], 0)[0]
             found = np.where(share >= COVERED, classes[chosen][most], IGNORE)
             labels = np.where(share >= GRAZED, found, labels)
