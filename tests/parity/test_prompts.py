@@ -1,8 +1,11 @@
 """Prompts and batches: from messages to scores and greedy answers, against the reference."""
 
+import pytest
 import torch
 from nvila_model import Sampling
 from nvila_model.generate import generate
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* in the text is removed")
 
 KINDS = ("prompt", "batch")
 FEATURES = {"atol": 1e-4, "rtol": 0}
@@ -47,7 +50,9 @@ def test_logits(golden_case, loaded):
         torch.testing.assert_close(logits[keep], expected["logits"][keep], **LOGITS)
     if "logits_tail" in expected:
         tail = golden_case.facts["logits_tail_positions"]
-        torch.testing.assert_close(logits[:, -tail:][keep[:, -tail:]], expected["logits_tail"][keep[:, -tail:]], **LOGITS)
+        torch.testing.assert_close(
+            logits[:, -tail:][keep[:, -tail:]], expected["logits_tail"][keep[:, -tail:]], **LOGITS
+        )
         torch.testing.assert_close(logits.logsumexp(-1)[keep], expected["logits_lse"][keep], **LOGITS)
         assert torch.equal(logits.argmax(-1)[keep], expected["logits_argmax"][keep])
 
