@@ -10,6 +10,7 @@ import io
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 import av
 from av.container import InputContainer
@@ -21,6 +22,9 @@ from nvila_model.sources import MediaError
 
 # A playlist inside a file must not make FFmpeg open other files or addresses.
 _CLOSED = {"protocol_whitelist": "none"}
+
+# FFmpeg draws text files as if on a terminal.
+_TEXT_CODECS = {"ansi", "bintext", "idf", "xbin"}
 
 
 class VideoFile:
@@ -75,6 +79,9 @@ class VideoFile:
             container.close()
             raise MediaError(f"{self.name} has no video stream")
         self._stream = container.streams.video[0]
+        if self._stream.codec_context.name in _TEXT_CODECS:
+            container.close()
+            raise MediaError(f"{self.name} is text, not a video")
         self._stream.thread_type = "AUTO"
         return container
 
@@ -85,11 +92,10 @@ class VideoFile:
         end = 0.0
         try:
             for packet in self._container.demux():
-                if packet.pts is not None and packet.time_base is not None:
-                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-                if packet.stream is not self._stream and packet.stream_index != self._stream.index:
-                    continue
-                if packet.size and not packet.is_discard:
+                if packet.stream_index != self._stream.index:
+                    if packet.pts is not None and packet.time_base is not None:
+                        end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                elif packet.size and not packet.is_discard:
                     stamps.append(packet.pts)
                     if packet.is_keyframe and packet.pts is not None:
                         keys.append(packet.pts)
@@ -126,6 +132,7 @@ class VideoFile:
         raise MediaError(f"{self.name} has no frames that can be decoded")
 
     def _refuse_truncated(self, readable: int, end: float) -> None:
+        """Raise if neither the pictures nor another stream, which ends at ``end``, reach the announced end."""
         assert self._container is not None
         announced = self._stream.frames
         if not self._container.duration or (announced and readable >= announced):
@@ -154,23 +161,39 @@ class VideoFile:
         frame: VideoFrame | None = None
         for index in indices:
             target = self._stamps[index]
-            key = self._stamps[self._key_before(index)]
-            if frame is None or frame.pts is None or frame.pts < key or frame.pts > target:
-                frames = self._decode_from(key)
-                frame = next(frames, None)
-                if frame is None or (frame.pts or 0) > target:  # an imprecise index: from the very start
-                    frames = self._decode_from(self._stamps[0])
-                    frame = next(frames, None)
+            if frame is None or frame.pts is None or not self._stamps[self._key_before(index)] <= frame.pts <= target:
+                frame, frames = self._jump(index)
             while frame is not None and (frame.pts is None or frame.pts < target):
                 frame = next(frames, None)
             whole = frame is not None and frame.pts == target and not frame.is_corrupt
             yield index, frame if whole else None
 
+    def _jump(self, index: int) -> tuple[VideoFrame | None, Iterator[VideoFrame]]:
+        """The first frame after a jump to a key frame before ``index``, and those that follow it.
+
+        Streams without an index land too far, or guess other time stamps than when read from the start; an
+        earlier key frame is tried then, at last the start of the file.
+        """
+        key = bisect_right(self._keys, self._stamps[index]) - 1
+        for place in (key, key - 1, key - 3):
+            if place < 0:
+                continue
+            frames = self._decode_from(self._keys[place])
+            frame = next(frames, None)
+            if frame is not None and self._is_known(frame.pts) and frame.pts <= self._stamps[index]:
+                return frame, frames
+        frames = self._decode_all()
+        return next(frames, None), frames
+
+    def _is_known(self, stamp: int | None) -> TypeGuard[int]:
+        place = bisect_left(self._stamps, stamp) if stamp is not None else len(self._stamps)
+        return place < len(self._stamps) and self._stamps[place] == stamp
+
     def _count_to(self, indices: Sequence[int]) -> Iterator[tuple[int, VideoFrame | None]]:
         """Frames by counting from the start, for containers without time stamps."""
         wanted = iter(indices)
         index = next(wanted, None)
-        for number, frame in enumerate(self._decode_from(0)):
+        for number, frame in enumerate(self._decode_all()):
             if index is None:
                 return
             if number == index:
@@ -181,14 +204,26 @@ class VideoFile:
             index = next(wanted, None)
 
     def _decode_from(self, stamp: int) -> Iterator[VideoFrame]:
-        """Frames in showing order from the key frame at a stamp on; broken packets are passed over."""
+        """Frames in showing order from the key frame at a stamp on."""
         assert self._container is not None
         try:
             self._container.seek(stamp, stream=self._stream)
-        except FFmpegError:  # formats without an index: read again from the beginning
-            self._container.close()
-            self._file.seek(0)
-            self._container = self._open()
+        except FFmpegError:  # a format that cannot seek
+            yield from self._decode_all()
+            return
+        yield from self._decode()
+
+    def _decode_all(self) -> Iterator[VideoFrame]:
+        """Frames in showing order from the start of the file."""
+        assert self._container is not None
+        self._container.close()
+        self._file.seek(0)
+        self._container = self._open()
+        yield from self._decode()
+
+    def _decode(self) -> Iterator[VideoFrame]:
+        """Frames from here on; broken packets are passed over."""
+        assert self._container is not None
         packets = self._container.demux(self._stream)
         while True:
             try:
