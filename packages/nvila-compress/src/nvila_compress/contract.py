@@ -51,7 +51,7 @@ def resolve_grid(count: int, grid: tuple[int, int] | None) -> tuple[int, int]:
     Raises: GridError if the count is not that of the grid, or no square.
     """
     if grid is None:
-        side = isqrt(count)
+        side = round(count**0.5)  # not math.isqrt: torch.compile cannot trace it when the count varies
         if side * side != count:
             raise GridError(f"{count} tokens do not lie on a square: pass grid=(rows, columns)")
         return side, side
