@@ -1,0 +1,145 @@
+"""Reading and writing checkpoints, and one sentence for everything that is wrong with one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from nvila_model import NVILA, CheckpointError
+from nvila_model.checkpoint.folder import INDEX, ONE_FILE, resized
+from safetensors.torch import load_file, save_file
+
+
+@pytest.fixture
+def saved(make_model, tmp_path) -> Path:
+    folder = tmp_path / "model"
+    make_model(some_training_field=[1, 2]).save_pretrained(folder)
+    return folder
+
+
+def edit(path: Path, **changes: object) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, **changes}))
+
+
+def test_there_and_back(saved: Path, make_model):
+    model, made = NVILA.from_pretrained(saved), make_model()
+    assert model.state_dict().keys() == made.state_dict().keys()
+    assert all(torch.equal(tensor, made.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert json.loads((saved / "config.json").read_text())["some_training_field"] == [1, 2]
+
+
+def test_number_formats(saved: Path):
+    assert NVILA.from_pretrained(saved).llm.dtype == torch.float32
+    model = NVILA.from_pretrained(saved, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_a_longer_context_scales_positions(saved: Path):
+    model = NVILA.from_pretrained(saved, model_max_length=1100)
+    assert model.llm.rope_factor == 3
+    assert model.context_length == 1100
+    assert NVILA.from_pretrained(saved, model_max_length=300).llm.rope_factor == 1
+
+
+@pytest.mark.parametrize("rows", [3, 5, 8])
+def test_new_rows_are_the_mean(rows: int):
+    table = torch.randn(5, 4)
+    changed = resized(table, rows)
+    assert torch.equal(changed[:5], table[:rows])
+    torch.testing.assert_close(changed[5:], table.mean(0).expand(max(rows - 5, 0), 4))
+
+
+def test_tensors_that_are_not_used_are_kept(saved: Path, tmp_path: Path):
+    file = saved / "vision_tower" / ONE_FILE
+    extra = {"vision_model.head.probe": torch.randn(1, 1, 24)}
+    save_file({**load_file(file), **extra}, file)
+    model = NVILA.from_pretrained(saved)
+    assert list(model.unused) == ["vision_tower.vision_model.head.probe"]
+    model.save_pretrained(tmp_path / "again")
+    assert torch.equal(
+        load_file(tmp_path / "again/vision_tower" / ONE_FILE)["vision_model.head.probe"], *extra.values()
+    )
+
+
+def test_saving_over_the_loaded_folder(saved: Path):
+    model = NVILA.from_pretrained(saved)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.save_pretrained(saved)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in NVILA.from_pretrained(saved).state_dict().items())
+
+
+def without_tensor(folder: Path) -> None:
+    tensors = load_file(folder / "llm" / ONE_FILE)
+    del tensors["model.norm.weight"]
+    save_file(tensors, folder / "llm" / ONE_FILE)
+
+
+def with_index_that_lies(folder: Path) -> None:
+    (folder / "llm" / INDEX).write_text(json.dumps({"weight_map": {"model.other": ONE_FILE}}))
+
+
+def with_pickle_only(folder: Path) -> None:
+    (folder / "llm" / ONE_FILE).unlink()
+    (folder / "llm" / "pytorch_model.bin").write_bytes(b"would be unpickled")
+
+
+def with_half_a_file(folder: Path) -> None:
+    file = folder / "mm_projector" / ONE_FILE
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+WRONG = {
+    "no root config": (lambda f: (f / "config.json").unlink(), r"config\.json is missing"),
+    "no part config": (lambda f: (f / "llm/config.json").unlink(), r"llm/config\.json is missing"),
+    "no weights": (lambda f: (f / "llm" / ONE_FILE).unlink(), r"llm/model\.safetensors is missing"),
+    "only pickled weights": (with_pickle_only, r"found pytorch_model\.bin: pickled weights are never opened"),
+    "half a file": (with_half_a_file, r"mm_projector/model\.safetensors is not a whole safetensors file"),
+    "no tensor": (without_tensor, r"llm/ lacks the tensor 'model\.norm\.weight'"),
+    "index that lies": (with_index_that_lies, r"lacks 'model\.other', which model\.safetensors\.index\.json promises"),
+    "config that is no JSON": (lambda f: (f / "config.json").write_text("{"), r"config\.json is not JSON"),
+    "config that is a list": (lambda f: (f / "config.json").write_text("[]"), r"holds a list: expected a JSON object"),
+    "no tokenizer": (lambda f: [p.unlink() for p in (f / "llm").glob("*o*") if "model" not in p.name and "config" not in p.name] + [(f / "llm/vocab.json").unlink(missing_ok=True)], r"tokenizer|vocab"),
+    "another width": (lambda f: edit(f / "llm/config.json", intermediate_size=64), r"has shape \[48, 32\], config\.json says \[64, 32\]"),
+    "another model": (lambda f: edit(f / "config.json", model_type="llama"), r"model_type 'llama' is not supported"),
+    "another language model": (lambda f: edit(f / "llm/config.json", model_type="phi"), r"llm/config\.json: model_type"),
+    "another tower": (lambda f: edit(f / "vision_tower/config.json", model_type="clip"), r"vision_tower/config\.json: model_type"),
+    "PS3": (lambda f: edit(f / "config.json", ps3=True), r"PS3 vision towers are not supported"),
+    "RADIO": (lambda f: edit(f / "config.json", vision_tower_cfg={"model_type": "radio"}), r"RADIO vision towers"),
+    "InternViT": (lambda f: edit(f / "config.json", vision_tower_cfg={"architectures": ["InternVisionModel"]}), r"InternViT"),
+    "unknown projector": (lambda f: edit(f / "mm_projector/config.json", mm_projector_type="resampler"), r"projector type 'resampler' is not"),
+    "unknown encoder": (lambda f: edit(f / "config.json", video_encoder={"_target_": "os.system"}), r"media encoder 'os\.system' is not supported"),
+    "sliding window": (lambda f: edit(f / "llm/config.json", use_sliding_window=True), r"sliding-window attention is not supported"),
+    "rope kind": (lambda f: edit(f / "llm/config.json", rope_scaling={"type": "yarn", "factor": 2}), r"rope_scaling 'yarn' is not supported"),
+    "scales": (lambda f: edit(f / "config.json", s2_scales="14,28"), r"must begin with the tower's size 28"),
+    "plain S2": (lambda f: edit(f / "config.json", s2=True, dynamic_s2=False), r"s2 without dynamic_s2"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_broken_folder_is_refused_in_one_sentence(saved: Path, fault: str):
+    break_it, said = WRONG[fault]
+    break_it(saved)
+    with pytest.raises(ValueError, match=said) as caught:
+        NVILA.from_pretrained(saved)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_put_together_by_hand_is_not_saved_without_its_description(make_model, tmp_path: Path):
+    model = make_model()
+    model.config = None
+    with pytest.raises(CheckpointError, match="no config or no processor"):
+        model.save_pretrained(tmp_path)
+
+
+def test_encoder_settings_may_be_json_strings(saved: Path):
+    edit(saved / "config.json", video_encoder='{"_target_": "x.TSPVideoEncoder", "pool_sizes": [[2, 1, 1]]}')
+    assert NVILA.from_pretrained(saved).video_framing.pool.sizes == [(2, 1, 1)]
+
+
+def test_the_folder_may_move_after_loading(saved: Path, tmp_path: Path):
+    model = NVILA.from_pretrained(saved)
+    shutil.rmtree(saved)
+    model.save_pretrained(tmp_path / "elsewhere")
+    assert NVILA.from_pretrained(tmp_path / "elsewhere").llm.vocab_size == model.llm.vocab_size
