@@ -44,7 +44,7 @@ class Page:
     """A sheet of paper, and how much text fits on it.
 
     ``columns`` characters of average width fit on a line and ``rows`` lines on the page at the em size chosen for it,
-    which is 21 to 27 pixels where the model looks.
+    which is 20 to 27 pixels where the model looks.
     """
 
     def __init__(self, rng: Random, split: Split, *, slimmest: float = 0.25) -> None:
@@ -54,7 +54,10 @@ class Page:
             paper, ink = rng.choice(INKS), rng.choice(PAPERS)
         self.canvas = Canvas(rng, split, picture_size(rng, slimmest=slimmest), paper)
         self.ink = ink
-        self.seen_em = rng.uniform(21, 27)
+        narrow = self.canvas.seen[0] < 192
+        self.seen_em = rng.uniform(20, 23) if narrow else rng.uniform(21, 27)
+        if narrow:  # no room to letter-space
+            self.canvas.tracking = 0.0
         self.margin = rng.uniform(3, 9) * self.canvas.unit
         self.em = self.seen_em * self.canvas.unit
         self.inner = self.canvas.width - 2 * self.margin, self.canvas.height - 2 * self.margin

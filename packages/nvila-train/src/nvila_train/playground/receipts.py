@@ -41,9 +41,12 @@ def receipt(page: Page) -> tuple[list[Line], list[Question]]:
         left, right = Cell(text=printed(item)), Cell(text=money(price), at=1.0, align="right")
         lines.extend([Line(cells=(left,)), Line(cells=(right,))] if stacked else [Line(cells=(left, right))])
     label = printed(rng.choice(("Total", "Total", "Total:", "Sum")))
-    lines.append(
-        Line(cells=(Cell(text=label), Cell(text=total, at=1.0, align="right")), rule=rng.random() < 0.5)
-    )
+    left, right = Cell(text=label), Cell(text=total, at=1.0, align="right")
+    ruled = rng.random() < 0.5
+    if stacked and len(label + total) > 9:
+        lines += [Line(cells=(left,), rule=ruled), Line(cells=(right,))]
+    else:
+        lines.append(Line(cells=(left, right), rule=ruled))
     asked = rng.randrange(count)
     questions = [
         ask(rng, total, "What is the total?", "How much is the total?", "What does it cost in all?"),

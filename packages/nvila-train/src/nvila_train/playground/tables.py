@@ -46,7 +46,8 @@ def table(page: Page) -> tuple[list[Line], list[Question]]:
     rng = page.rng
     key = rng.choice(tuple(KEYS))
     wide = page.columns >= 19 and rng.random() < 0.6
-    heads = rng.sample(COLUMNS[key], 2 if wide else 1)
+    wordy = ("Job", "Home") if page.columns < 13 else ()
+    heads = rng.sample([head for head in COLUMNS[key] if head not in wordy], 2 if wide else 1)
     longest = max(3, int(page.columns * (0.42 if wide else 0.5)))
     short = [word for word in KEYS[key] if len(word) <= longest] or KEYS[key][:8]
     rows = rng.sample(short, min(max(page.rows - 1, 2), rng.randint(2, 4), len(short)))
