@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from nvila_model import NVILA, CheckpointError
+from nvila_model import NVILA, CheckpointError, Image, Sampling, export_hf
 from nvila_model.checkpoint.folder import INDEX, ONE_FILE, resized
+from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file
 
 
@@ -100,21 +101,51 @@ WRONG = {
     "index that lies": (with_index_that_lies, r"lacks 'model\.other', which model\.safetensors\.index\.json promises"),
     "config that is no JSON": (lambda f: (f / "config.json").write_text("{"), r"config\.json is not JSON"),
     "config that is a list": (lambda f: (f / "config.json").write_text("[]"), r"holds a list: expected a JSON object"),
-    "no tokenizer": (lambda f: [p.unlink() for p in (f / "llm").glob("*o*") if "model" not in p.name and "config" not in p.name] + [(f / "llm/vocab.json").unlink(missing_ok=True)], r"tokenizer|vocab"),
-    "another width": (lambda f: edit(f / "llm/config.json", intermediate_size=64), r"has shape \[48, 32\], config\.json says \[64, 32\]"),
+    "no tokenizer": (
+        lambda f: (
+            [p.unlink() for p in (f / "llm").glob("*o*") if "model" not in p.name and "config" not in p.name]
+            + [(f / "llm/vocab.json").unlink(missing_ok=True)]
+        ),
+        r"tokenizer|vocab",
+    ),
+    "another width": (
+        lambda f: edit(f / "llm/config.json", intermediate_size=64),
+        r"has shape \[48, 32\], config\.json says \[64, 32\]",
+    ),
     "another model": (lambda f: edit(f / "config.json", model_type="llama"), r"model_type 'llama' is not supported"),
-    "another language model": (lambda f: edit(f / "llm/config.json", model_type="phi"), r"llm/config\.json: model_type"),
-    "another tower": (lambda f: edit(f / "vision_tower/config.json", model_type="clip"), r"vision_tower/config\.json: model_type"),
+    "another language model": (
+        lambda f: edit(f / "llm/config.json", model_type="phi"),
+        r"llm/config\.json: model_type",
+    ),
+    "another tower": (
+        lambda f: edit(f / "vision_tower/config.json", model_type="clip"),
+        r"vision_tower/config\.json: model_type",
+    ),
     "PS3": (lambda f: edit(f / "config.json", ps3=True), r"PS3 vision towers are not supported"),
     "RADIO": (lambda f: edit(f / "config.json", vision_tower_cfg={"model_type": "radio"}), r"RADIO vision towers"),
-    "InternViT": (lambda f: edit(f / "config.json", vision_tower_cfg={"architectures": ["InternVisionModel"]}), r"InternViT"),
-    "unknown projector": (lambda f: edit(f / "mm_projector/config.json", mm_projector_type="resampler"), r"projector type 'resampler' is not"),
-    "unknown encoder": (lambda f: edit(f / "config.json", video_encoder={"_target_": "os.system"}), r"media encoder 'os\.system' is not supported"),
-    "sliding window": (lambda f: edit(f / "llm/config.json", use_sliding_window=True), r"sliding-window attention is not supported"),
-    "rope kind": (lambda f: edit(f / "llm/config.json", rope_scaling={"type": "yarn", "factor": 2}), r"rope_scaling 'yarn' is not supported"),
+    "InternViT": (
+        lambda f: edit(f / "config.json", vision_tower_cfg={"architectures": ["InternVisionModel"]}),
+        r"InternViT",
+    ),
+    "unknown projector": (
+        lambda f: edit(f / "mm_projector/config.json", mm_projector_type="resampler"),
+        r"projector type 'resampler' is not",
+    ),
+    "unknown encoder": (
+        lambda f: edit(f / "config.json", video_encoder={"_target_": "os.system"}),
+        r"media encoder 'os\.system' is not supported",
+    ),
+    "sliding window": (
+        lambda f: edit(f / "llm/config.json", use_sliding_window=True),
+        r"sliding-window attention is not supported",
+    ),
+    "rope kind": (
+        lambda f: edit(f / "llm/config.json", rope_scaling={"type": "yarn", "factor": 2}),
+        r"rope_scaling 'yarn' is not supported",
+    ),
     "scales": (lambda f: edit(f / "config.json", s2_scales="14,28"), r"must begin with the tower's size 28"),
     "plain S2": (lambda f: edit(f / "config.json", s2=True, dynamic_s2=False), r"s2 without dynamic_s2"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", WRONG)
@@ -143,3 +174,45 @@ def test_the_folder_may_move_after_loading(saved: Path, tmp_path: Path):
     shutil.rmtree(saved)
     model.save_pretrained(tmp_path / "elsewhere")
     assert NVILA.from_pretrained(tmp_path / "elsewhere").llm.vocab_size == model.llm.vocab_size
+
+
+LITE = {
+    "image_aspect_ratio": "dynamic",
+    "dynamic_s2": False,
+    "projector": {"mm_projector_type": "mlp_downsample_3x3_fix"},
+}
+
+
+@pytest.mark.parametrize("kind", [{}, LITE])
+def test_the_hugging_face_layout_there_and_back(make_model, tmp_path: Path, kind: dict):
+    model = make_model(**kind)
+    export_hf(model, tmp_path, shard_size="40KB")
+    root = json.loads((tmp_path / "config.json").read_text())
+    assert root["architectures"][0].startswith("NVILALite" if kind else "NVILAFor")
+    assert root["image_token_id"] == model.processor.tokenizer.image_id
+    again = NVILA.from_pretrained(tmp_path)
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert again.tiler == model.tiler
+    messages = [{"role": "user", "content": [Image(PILImage.new("RGB", (90, 40), "red")), "What colour?"]}]
+    sampling = Sampling(max_new_tokens=6)
+    assert again.generate(messages, sampling).ids == model.generate(messages, sampling).ids
+
+
+def test_a_model_without_a_hugging_face_layout_says_so(make_model, tmp_path: Path):
+    model = make_model(image_aspect_ratio="resize", dynamic_s2=False)
+    with pytest.raises(CheckpointError, match="resize with mlp_downsample_2x2_fix has no Hugging Face layout"):
+        export_hf(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ({"max_batch_size_siglip": 4}, "NVILA-8B-HD-Video is not supported"),
+        ({"model_type": "vila"}, "model_type 'vila' is not supported: expected nvila or nvila_lite"),
+    ],
+)
+def test_hugging_face_kinds_that_are_not_here(make_model, tmp_path: Path, field: dict, said: str):
+    export_hf(make_model(), tmp_path)
+    edit(tmp_path / "config.json", **field)
+    with pytest.raises(CheckpointError, match=said):
+        NVILA.from_pretrained(tmp_path)

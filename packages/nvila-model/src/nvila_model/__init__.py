@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nvila_model.checkpoint import CheckpointError
+    from nvila_model.checkpoint import CheckpointError, export_hf
     from nvila_model.config import NVILAConfig
     from nvila_model.generate import Answer, BudgetError
     from nvila_model.inputs import ModelInputs
@@ -31,6 +31,7 @@ __all__ = [
     "Processor",
     "Sampling",
     "Video",
+    "export_hf",
 ]
 
 _MODULES = {
@@ -46,6 +47,7 @@ _MODULES = {
     "Processor": "processor",
     "Sampling": "sampling",
     "Video": "media",
+    "export_hf": "checkpoint",
 }
 
 

@@ -2,7 +2,8 @@
 
 from nvila_model.checkpoint.folder import CheckpointError
 from nvila_model.checkpoint.hub import locate
+from nvila_model.checkpoint.hugging_face import export_hf
 from nvila_model.checkpoint.load import load
 from nvila_model.checkpoint.save import save
 
-__all__ = ["CheckpointError", "load", "locate", "save"]
+__all__ = ["CheckpointError", "export_hf", "load", "locate", "save"]

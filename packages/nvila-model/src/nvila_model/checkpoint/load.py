@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from nvila_model.assemble import assemble, stored_dtype
 from nvila_model.checkpoint.folder import CheckpointError, resized
 from nvila_model.checkpoint.hub import locate
+from nvila_model.checkpoint.layout import Tensors, open_checkpoint
 from nvila_model.checkpoint.names import join, published_names
-from nvila_model.checkpoint.original import OriginalTensors, read_config
 from nvila_model.nvila import NVILA
 from nvila_model.parity import Parity
 from nvila_model.tokenizer import Tokenizer
@@ -38,7 +38,7 @@ def load(
     offline: bool = False,
     token: str | None = None,
 ) -> NVILA:
-    """Load a checkpoint in upstream's layout.
+    """Load a checkpoint in the original or the Hugging Face layout.
 
     Args:
         name: ``"nano"``, a folder, or a hub repository (see ``locate`` for ``revision``, ``offline``, ``token``).
@@ -52,19 +52,19 @@ def load(
     Raises: CheckpointError, in one sentence that names the file and what was expected.
     """
     folder = locate(name, revision=revision, offline=offline, token=token)
-    config = read_config(folder, config_overrides)
-    config = config.model_copy(update={"llm": config.llm.for_length(model_max_length)})
-    tokenizer = Tokenizer.from_folder(folder / "llm", chat_template=config.chat_template)
+    found = open_checkpoint(folder, config_overrides)
+    config = found.config.model_copy(update={"llm": found.config.llm.for_length(model_max_length)})
+    tokenizer = Tokenizer.from_folder(found.tokenizer, chat_template=config.chat_template)
     with torch.device("meta"):
         model = assemble(config, tokenizer, parity=parity)
     device = torch.device(device)
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else stored_dtype(config)
-    fill(model, OriginalTensors(folder), dtype=dtype, device=device)
+    fill(model, found.tensors, dtype=dtype, device=device)
     return model.eval()
 
 
-def fill(model: NVILA, tensors: OriginalTensors, *, dtype: torch.dtype, device: torch.device) -> None:
+def fill(model: NVILA, tensors: Tensors, *, dtype: torch.dtype, device: torch.device) -> None:
     """Give every parameter of a model on the meta device its tensor; keep what is left as ``model.unused``."""
     used: set[str] = set()
     for name, parameter in list(model.named_parameters()):
@@ -80,7 +80,7 @@ def fill(model: NVILA, tensors: OriginalTensors, *, dtype: torch.dtype, device: 
     model.unused = {name: tensors[name] for name in tensors if name not in used | tied}
 
 
-def check(name: str, source: str, parameter: Tensor, tensors: OriginalTensors, *, pieces: int) -> None:
+def check(name: str, source: str, parameter: Tensor, tensors: Tensors, *, pieces: int) -> None:
     """Refuse a checkpoint that lacks a tensor or has one of another shape than its configuration says."""
     if source not in tensors:
         part = source.split(".", 1)[0]

@@ -1,4 +1,4 @@
-"""Upstream's layout: ``config.json``, ``llm/``, ``vision_tower/``, ``mm_projector/``."""
+"""The original layout: ``config.json``, ``llm/``, ``vision_tower/``, ``mm_projector/``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from torch import Tensor
 
 from nvila_model.checkpoint.folder import CheckpointError, TensorFolder, read_json
-from nvila_model.config import NVILAConfig
 
 PARTS = {"llm": "llm", "vision": "vision_tower", "projector": "mm_projector"}
 """Our name of each part, and its folder."""
@@ -20,26 +18,16 @@ GENERATION = "llm/generation_config.json"
 KNOWN_TOWERS = {"radio": "RADIO", "intern": "InternViT", "ps3": "PS3"}
 
 
-def read_config(folder: Path, overrides: Mapping[str, Any] | None = None) -> NVILAConfig:
-    """The description of a checkpoint; ``overrides`` replace top-level fields of the root file.
+def read_fields(root: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The fields of all files of a checkpoint whose root ``config.json`` is ``root``.
 
-    Raises: CheckpointError for a file that is missing or broken and for models that are not supported, in
-    one sentence that names the file.
+    Raises: CheckpointError for a file that is missing or broken and for models that are not supported.
     """
-    root = {**read_json(folder / "config.json"), **(overrides or {})}
     refuse_unsupported(root, folder)
     parts = {part: read_json(folder / name / "config.json") for part, name in PARTS.items()}
-    generation = folder / GENERATION
-    if generation.is_file():
-        parts["generation"] = read_json(generation)
-    try:
-        return NVILAConfig.model_validate({**root, **parts})
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = [str(key) for key in first["loc"]]
-        file = folder / PARTS[where.pop(0)] / "config.json" if where and where[0] in PARTS else folder / "config.json"
-        field = ".".join(where)
-        raise CheckpointError(f"{file}: {field + ': ' if field else ''}{first['msg']}") from None
+    if (folder / GENERATION).is_file():
+        parts["generation"] = read_json(folder / GENERATION)
+    return {**root, **parts}
 
 
 def refuse_unsupported(root: Mapping[str, Any], folder: Path) -> None:
