@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
 )
 
 from nvila_model.checkpoint.folder import CheckpointError
+from nvila_model.presets import list_models, repository
 
 NANO = Path(__file__).parent.parent / "nano"
 FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
@@ -35,12 +36,13 @@ def locate(name: str | Path, *, revision: str | None = None, offline: bool = Fal
     """
     if name == "nano":
         return NANO
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Path(name)
-    if Path(name).exists():
+    if name and Path(name).exists():
         raise CheckpointError(f"{name} is a file: give the folder that holds config.json")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
-        raise CheckpointError(f"no model {str(name)!r}: give 'nano', a folder, or a hub repository 'owner/name'")
+        known = f"; its weights are {repository(str(name))}" if name in list_models() else ""
+        raise CheckpointError(f"no model {str(name)!r}: give 'nano', a folder, or a hub repository 'owner/name'{known}")
     try:
         found = snapshot_download(
             str(name), revision=revision, local_files_only=offline, token=token, allow_patterns=FILES

@@ -1,0 +1,123 @@
+"""One answer, stage by stage, so that each can be timed and its text shown as it grows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from nvila_model.cli.progress import Stopwatch
+from nvila_model.detokenize import TextStream
+from nvila_model.generate import check_budget, decoder, steps
+from nvila_model.sampling import Sampling
+
+if TYPE_CHECKING:
+    from nvila_model.nvila import NVILA
+    from nvila_model.processor import Conversation
+
+
+Finish = Literal["stop", "length", "interrupted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """An answer and what it took.
+
+    Attributes:
+        finish: ``stop`` at an end token or stop string, ``length`` at the limit, ``interrupted`` by the user.
+        prompt_tokens: positions taken by the prompt with its media.
+        new_tokens: tokens drawn, the end token included.
+        seconds: wall clock by stage.
+    """
+
+    text: str
+    finish: Finish
+    prompt_tokens: int
+    new_tokens: int
+    seconds: dict[str, float]
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of decoding: tokens after the first over the seconds they took; None if there was only one."""
+        decode = self.seconds.get("decode", 0.0)
+        return (self.new_tokens - 1) / decode if self.new_tokens > 1 and decode > 0 else None
+
+    @property
+    def summary(self) -> str:
+        """Tokens and seconds in one line."""
+        speed = f" at {self.tokens_per_second:.1f} tokens/s" if self.tokens_per_second else ""
+        stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in self.seconds.items())
+        end = {"stop": "", "length": ", cut at --max-new-tokens", "interrupted": ", interrupted"}[self.finish]
+        return f"{self.prompt_tokens} prompt tokens, {self.new_tokens} new{speed}{end}; {stages}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "answer": self.text,
+            "finish": self.finish,
+            "prompt_tokens": self.prompt_tokens,
+            "new_tokens": self.new_tokens,
+            "seconds": {name: round(seconds, 4) for name, seconds in self.seconds.items()},
+            "tokens_per_second": round(self.tokens_per_second, 2) if self.tokens_per_second else None,
+        }
+
+
+def tell(
+    model: NVILA,
+    messages: Conversation,
+    sampling: Sampling,
+    *,
+    watch: Stopwatch,
+    show: Callable[[str], object] | None = None,
+) -> Told:
+    """Answer one conversation. An interruption while it is being written ends the answer there.
+
+    Args:
+        watch: stages are added to it.
+        show: takes each piece of text as soon as it is certain; the pieces join to the answer.
+
+    Raises: MediaError, BudgetError.
+    """
+    processor = model.needed_processor()
+    with watch.stage("tile", "cutting tiles"):
+        inputs = processor(messages)
+    (prompt_tokens,) = check_budget(model, inputs, sampling)
+    with torch.inference_mode(), watch.stage("encode", "looking"):
+        fused = model.embed(inputs)
+    drawn = (int(tokens[0]) for tokens in steps(model.llm, fused, sampling))
+    with watch.stage("prefill", "reading the prompt"):
+        ids = [next(drawn)]
+    eos_ids = processor.tokenizer.eos_ids
+    text = TextStream(decoder(model), sampling.stop)
+    pieces: list[str] = []
+
+    def keep(piece: str) -> None:
+        pieces.append(piece)
+        if show and piece:
+            show(piece)
+
+    finish: Finish = "stop"
+    try:
+        with watch.stage("decode", None if show else "answering"):
+            while ids[-1] not in eos_ids:
+                keep(text.push(ids[-1]))
+                if text.stopped:
+                    break
+                if len(ids) == sampling.max_new_tokens:
+                    finish = "length"
+                    break
+                ids.append(next(drawn))
+    except KeyboardInterrupt:
+        finish = "interrupted"
+    keep(text.finish())
+    return Told(
+        text="".join(pieces), finish=finish, prompt_tokens=prompt_tokens, new_tokens=len(ids), seconds=watch.seconds
+    )
+
+
+def aloud(piece: str) -> None:
+    """Show a piece of an answer on standard output at once."""
+    sys.stdout.write(piece)
+    sys.stdout.flush()

@@ -1,0 +1,110 @@
+"""``nvila inspect MEDIA``: what a model sees of one image or video, and what it costs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nvila_model.cli import options
+from nvila_model.cli.ask import NANO
+from nvila_model.cli.ending import CommandError, say
+from nvila_model.cli.progress import Stopwatch
+
+if TYPE_CHECKING:
+    from nvila_model.cli.media import VideoOptions
+
+
+def inspect(
+    word: Annotated[str, typer.Argument(metavar="MEDIA", help="An image or a video, as for ask.", show_default=False)],
+    model: options.Model = None,
+    revision: options.Revision = None,
+    offline: options.Offline = False,
+    token: options.Token = None,
+    device: options.Device = "cpu",
+    dtype: options.DtypeOption = None,
+    threads: options.Threads = None,
+    frames: options.Frames = None,
+    fps: options.Fps = None,
+    allow_truncated: options.AllowTruncated = False,
+    max_tiles: options.MaxTiles = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Save a picture of the tiles over the image (.png, .jpg, ...).")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show how a model cuts an image or video into tiles, how many tokens they become, and how long each stage takes.
+
+    With the name of a preset (see nvila models) as --model, no weights are needed and nothing is timed.
+    """
+    if picture is not None and not picture.parent.is_dir():
+        raise CommandError(f"{picture} cannot be written: there is no folder {picture.parent}")
+    source = options.Source(
+        model=model, revision=revision, offline=offline, token=token,
+        device=device, dtype=dtype, threads=threads, max_tiles=max_tiles,
+    )  # fmt: skip
+    watch = Stopwatch()
+    from nvila_model.cli.media import VideoOptions
+
+    report, sketch = look(word, source, VideoOptions(frames=frames, fps=fps, allow_truncated=allow_truncated), watch)
+    if picture is not None:
+        sketch(picture)
+    if as_json:
+        typer.echo(json.dumps(report, ensure_ascii=False))
+    else:
+        show(report)
+    if model is None:
+        say(NANO.replace("answered by", "seen by"))
+
+
+def look(word: str, source: options.Source, video: VideoOptions, watch: Stopwatch) -> tuple[dict[str, Any], Any]:
+    """Everything about one medium, and a function that draws it to a file."""
+    from nvila_model.cli.media import gather
+
+    with watch.stage("read", "opening the media"):
+        media = gather([word], video)
+    if len(media) != 1:
+        raise CommandError(f"{word} matches {len(media)} files: give one")
+    from nvila_model.cli.stages import measure, plan_only
+    from nvila_model.presets import list_models
+
+    if source.name in list_models():
+        seen = plan_only(media[0], source.name, source.max_tiles, watch)
+    else:
+        seen = measure(source.open(watch), media[0], watch)
+    return {"media": word, "model": source.name, **seen.to_dict(watch.seconds)}, seen.draw
+
+
+def show(report: dict[str, Any]) -> None:
+    """The report as two small tables."""
+    console = Console()
+    facts = Table(show_header=False, box=None)
+    width, height = report["size"]
+    facts.add_row("media", report["media"])
+    facts.add_row("model", report["model"])
+    facts.add_row("size", f"{width} x {height}")
+    if "frames" in report:
+        moments = ", ".join(f"{moment:.2f}" for moment in report["timestamps"][:8])
+        more = ", ..." if len(report["timestamps"]) > 8 else ""
+        facts.add_row("frames", f"{report['frames']} at {moments}{more} s")
+    grids = ", ".join(f"{rows} x {columns}" for rows, columns in report["grids"])
+    facts.add_row("grids", f"{grids} (rows x columns, smallest scale first)" + thumbnail(report))
+    facts.add_row("tiles", f"{report['tiles']} of {report['tile']} px" + (" a frame" if "frames" in report else ""))
+    facts.add_row("tokens", f"{report['tokens']} ({report['tokens_per_tile']} a tile or block before framing)")
+    if "prompt_tokens" in report:
+        facts.add_row("prompt", f"{report['prompt_tokens']} tokens with the chat template")
+    console.print(facts)
+    if report["seconds"]:
+        times = Table("stage", "seconds")
+        times.columns[1].justify = "right"
+        for name, seconds in report["seconds"].items():
+            times.add_row(name, f"{seconds:.4f}")
+        console.print(times)
+
+
+def thumbnail(report: dict[str, Any]) -> str:
+    return " and a thumbnail" if report["thumbnail"] else ""
