@@ -55,9 +55,7 @@ def draw(kind: str, *, seed: int, split: Split = "train") -> Scene:
     return _DRAW[kind](Random(f"{split}/{kind}/{seed}"), split)
 
 
-def samples(
-    kinds: Sequence[str] = KINDS, *, seed: int = 0, split: Split = "train", start: int = 0
-) -> Iterator[Scene]:
+def samples(kinds: Sequence[str] = KINDS, *, seed: int = 0, split: Split = "train", start: int = 0) -> Iterator[Scene]:
     """Scenes without end, the kinds in turn; scene ``i`` depends on ``seed`` and ``i`` alone, so ``start`` resumes."""
     for index in count(start):
         yield draw(kinds[index % len(kinds)], seed=seed * 1_000_000_007 + index // len(kinds), split=split)

@@ -39,8 +39,8 @@ def standing_bars(canvas: Canvas) -> tuple[list[str], list[Question]]:
     rng, unit = canvas.rng, canvas.unit
     em = 2 * round(rng.uniform(20, 24) * unit / 2)
     by_axis = rng.random() < 0.25
-    ticks = rng.randint(3, 5) if by_axis else None
     pad = 5 * unit
+    ticks = max(2, min(rng.randint(3, 5), int((canvas.height - 2 * pad - 1.6 * em) / (0.95 * em)))) if by_axis else None
     left = pad + (canvas.measure("100", em) if by_axis else 0.0)
     wide = canvas.width - pad - left
     most = max(2, min(5, int(wide / (42 * canvas.unit_x))))
@@ -48,15 +48,15 @@ def standing_bars(canvas: Canvas) -> tuple[list[str], list[Question]]:
     slot = wide / count
     series = _series(canvas, count, max(1, int(slot / (0.6 * em))), ticks)
     floor = canvas.height - pad - 1.15 * em
-    top = pad + (0.5 if by_axis else 1.05) * em
+    top = pad + (0.45 if by_axis else 1.05) * em
     full = (series.step * ticks) if ticks else max(series.values) * rng.uniform(1.0, 1.2)
     if ticks:
         for tick in range(ticks + 1):
             y = floor - (floor - top) * tick / ticks
             canvas.pen.line((left, y, canvas.width - pad, y), fill=GREY, width=max(1, round(unit)))
-            size = min(em, 2 * int(0.9 * (floor - top) / ticks / 2))
-            canvas.write(str(series.step * tick), (left - 4 * unit, y + canvas.capital(size) / 2), size, INK, "right")
+            canvas.write(str(series.step * tick), (left - 4 * unit, y + canvas.capital(em) / 2), em, INK, "right")
     paints = {name: shade(rng, name) for name in PAINTS}
+    small = min(canvas.fit(label, em, slot - 3 * unit) for label in series.labels)
     breadth = slot * rng.uniform(0.5, 0.8)
     for index, (label, value, colour) in enumerate(zip(series.labels, series.values, series.colours, strict=True)):
         centre = left + (index + 0.5) * slot
@@ -64,7 +64,7 @@ def standing_bars(canvas: Canvas) -> tuple[list[str], list[Question]]:
         box = (centre - breadth / 2, floor - height, centre + breadth / 2, floor)
         canvas.pen.rectangle(box, fill=paints[colour])
         canvas.mark("bar", colour, box)
-        canvas.write(label, (centre, floor + 1.0 * em), canvas.fit(label, em, slot - 3 * unit), INK, "centre")
+        canvas.write(label, (centre, floor + 1.0 * em), small, INK, "centre")
         if not ticks:
             canvas.write(str(value), (centre, floor - height - 0.2 * em), em, INK, "centre")
     canvas.pen.line((left, floor, canvas.width - pad, floor), fill=INK, width=max(1, round(1.5 * unit)))

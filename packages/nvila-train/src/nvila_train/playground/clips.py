@@ -144,9 +144,7 @@ def motion(rng: Random, names: list[str]) -> Story:
 def order(rng: Random, names: list[str]) -> Story:
     """Two to four shapes, one after another."""
     count = rng.randint(2, 4)
-    cast = [
-        _placed(actor, rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7)) for actor in _cast(rng, names, count, 0.24)
-    ]
+    cast = [_placed(actor, rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7)) for actor in _cast(rng, names, count, 0.24)]
     ends = {2: (4, 8), 3: rng.choice(((3, 6, 8), (3, 5, 8), (2, 5, 8))), 4: (2, 4, 6, 8)}[count]
 
     def stage(time: float) -> list[Actor]:
@@ -160,7 +158,9 @@ def order(rng: Random, names: list[str]) -> Story:
         ask(rng, cast[pick].colour, "Which colour comes {w}?", "What colour is the {w} shape?", w=which),
         ask(rng, cast[other].kind, "Which shape comes {w}?", "What is the {w} shape?", w=ORDINALS[other]),
         ask(rng, count, "How many shapes come one after another?", "How many different shapes appear?"),
-        ask(rng, cast[after].name, "What comes after the {name}?", "What follows the {name}?", name=cast[after - 1].name),
+        ask(
+            rng, cast[after].name, "What comes after the {name}?", "What follows the {name}?", name=cast[after - 1].name
+        ),
     ]
     text = ", then ".join(actor.name for actor in cast)
     return Story(stage=stage, text=text, questions=questions)

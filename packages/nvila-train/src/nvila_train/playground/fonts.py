@@ -44,7 +44,7 @@ FACES: Final[dict[Split, tuple[Face, ...]]] = {
     "train": (
         *_faces("font_roboto", "Roboto-Regular.ttf", "Roboto-Medium.ttf", "Roboto-Bold.ttf"),
         *_faces("font_source_sans_pro", "SourceSansPro-Semibold.ttf", "SourceSansPro-Bold.ttf"),
-        *_faces("font_source_serif_pro", "SourceSerifPro-Regular.ttf", "SourceSerifPro-Semibold.ttf"),
+        *_faces("font_source_serif_pro", "SourceSerifPro-Regular.otf", "SourceSerifPro-Semibold.otf"),
         *_faces("font_manrope", "Manrope-Medium.ttf", "Manrope-Bold.ttf"),
         *_faces("font_fredoka_one", "FredokaOne-Regular.ttf"),
     ),

@@ -39,6 +39,7 @@ def line_chart(canvas: Canvas) -> tuple[list[str], list[Question]]:
     canvas.pen.line(points, fill=rgb, width=stroke, joint="curve")
     canvas.mark("plot", colour, (pad, pad, canvas.width - pad, floor))
     radius = 4.5 * unit
+    small = min(canvas.fit(label, em, slot - 3 * unit) for label in series.labels)
     for index, ((x, y), label) in enumerate(zip(points, series.labels, strict=True)):
         box = (x - radius, y - radius, x + radius, y + radius)
         canvas.pen.ellipse(box, fill=rgb)
@@ -51,7 +52,7 @@ def line_chart(canvas: Canvas) -> tuple[list[str], list[Question]]:
         halo = (x - half, baseline - canvas.capital(em) - unit, x + half, baseline + unit)
         canvas.pen.rectangle(halo, fill=canvas.ground)
         canvas.write(printed, (x, baseline), em, INK, "centre")
-        canvas.write(label, (x, floor + em), canvas.fit(label, em, slot - 3 * unit), INK, "centre")
+        canvas.write(label, (x, floor + em), small, INK, "centre")
     found = lookups(rng, series, "point")
     found.append(ask(rng, count, "How many points are there?", "Count the points."))
     found.append(ask(rng, colour, "What colour is the line?", "Which colour does the line have?"))

@@ -40,8 +40,7 @@ def pie(canvas: Canvas) -> tuple[list[str], list[Question]]:
         step=0,
     )
     printed = [
-        f"{label} {value}%" if with_shares else label
-        for label, value in zip(series.labels, series.values, strict=True)
+        f"{label} {value}%" if with_shares else label for label, value in zip(series.labels, series.values, strict=True)
     ]
     text_wide = max(canvas.measure(word, em) for word in printed)
     if beside:

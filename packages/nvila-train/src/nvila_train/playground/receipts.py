@@ -65,7 +65,13 @@ def receipt(page: Page) -> tuple[list[Line], list[Question]]:
     ]
     if prices.count(prices[asked]) == 1 and money(prices[asked]) != total:
         questions.append(
-            ask(rng, printed(items[asked]), "Which item costs {price}?", "What costs {price}?", price=money(prices[asked]))
+            ask(
+                rng,
+                printed(items[asked]),
+                "Which item costs {price}?",
+                "What costs {price}?",
+                price=money(prices[asked]),
+            )
         )
     if dated:
         questions.append(ask(rng, printed(date), "What is the date?", "Which date is printed?"))

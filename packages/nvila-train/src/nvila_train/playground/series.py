@@ -1,6 +1,7 @@
 """The numbers behind a chart, and the questions that every chart answers."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 
 from nvila_train.playground.asking import ask
@@ -45,7 +46,7 @@ def values(rng: Random, count: int, *, ticks: int | None) -> tuple[tuple[int, ..
     while True:
         drawn = tuple(rng.randint(1, top) for _ in range(count))
         ordered = sorted(drawn)
-        if min((b - a for a, b in zip(ordered, ordered[1:], strict=False)), default=top) >= max(1, 0.06 * top):
+        if min((b - a for a, b in pairwise(ordered)), default=top) >= max(1, 0.06 * top):
             return drawn, 0
 
 
@@ -56,7 +57,9 @@ def lookups(rng: Random, series: Series, thing: str) -> list[Question]:
     rng.shuffle(pairs)
     high, low = max(numbers), min(numbers)
     found = [
-        ask(rng, value, "What is the value of {label}?", "How much is {label}?", "Which value has {label}?", label=label)
+        ask(
+            rng, value, "What is the value of {label}?", "How much is {label}?", "Which value has {label}?", label=label
+        )
         for label, value in pairs[:2]
     ]
     found.append(

@@ -84,9 +84,7 @@ def _questions(rng: Random, pieces: list[Piece]) -> list[Question]:
 
 
 def _counts(rng: Random, pieces: list[Piece]) -> list[Question]:
-    found = [
-        ask(rng, len(pieces), "How many shapes are there?", "Count the shapes.", "How many shapes do you see?")
-    ]
+    found = [ask(rng, len(pieces), "How many shapes are there?", "Count the shapes.", "How many shapes do you see?")]
     if len(pieces) > 1:
         what, tally = rng.choice(
             (
@@ -151,9 +149,7 @@ def _places(rng: Random, pieces: list[Piece]) -> list[Question]:
     for (name, piece), (other_name, other) in pairs:
         if abs(piece.x - other.x) > 0.2:
             side = "left" if piece.x < other.x else "right"
-            found.append(
-                ask(rng, side, "Is the {a} left or right of the {b}?", a=name, b=other_name)
-            )
+            found.append(ask(rng, side, "Is the {a} left or right of the {b}?", a=name, b=other_name))
             break
         if abs(piece.y - other.y) > 0.2:
             side = "above" if piece.y < other.y else "below"

@@ -53,9 +53,7 @@ def patch_targets(scene: Scene, plan: "TilePlan", patch: int) -> Tensor:
     side = plan.tile // patch
     grids = [(grid.rows, grid.cols) for grid in plan.grids] + [(1, 1)] * plan.thumbnail
     labelled = [(_CLASS.get(glyph.char, IGNORE), glyph.box, True) for glyph in scene.glyphs]
-    labelled += [
-        (_CLASS.get(f"{thing.colour} {thing.name}", IGNORE), thing.box, False) for thing in scene.objects
-    ]
+    labelled += [(_CLASS.get(f"{thing.colour} {thing.name}", IGNORE), thing.box, False) for thing in scene.objects]
     classes = np.array([item[0] for item in labelled], dtype=np.int64)
     boxes = np.array([item[1] for item in labelled], dtype=np.float64).reshape(-1, 4)
     is_glyph = np.array([item[2] for item in labelled], dtype=bool)
@@ -68,9 +66,7 @@ def patch_targets(scene: Scene, plan: "TilePlan", patch: int) -> Tensor:
     return torch.from_numpy(np.concatenate(maps))
 
 
-def _label_map(
-    classes: np.ndarray, boxes: np.ndarray, is_glyph: np.ndarray, rows: int, cols: int
-) -> np.ndarray:
+def _label_map(classes: np.ndarray, boxes: np.ndarray, is_glyph: np.ndarray, rows: int, cols: int) -> np.ndarray:
     """Labels ``[rows, cols]`` for boxes measured in patches."""
     labels = np.zeros((rows, cols), dtype=np.int64)
     if not len(classes):

@@ -6,43 +6,46 @@ Words stay at seven letters or fewer so that a line of a receipt fits a picture 
 
 from typing import Final
 
-ITEMS: Final = (
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+ITEMS: Final = _words(
     "Tea Milk Bread Apple Cake Soup Rice Fish Eggs Salt Juice Pizza Pasta Salad Coffee Butter Cheese Honey "
     "Lemon Onion Pear Plum Bacon Beans Candy Cocoa Corn Cream Grape Lamb Mango Melon Olive Peach Pie Sugar Toast "
     "Water Wine Yogurt Soap Book Pen Lamp Socks Shirt Cup Bowl Rope Nails"
-).split()
+)
 
-NAMES: Final = (
+NAMES: Final = _words(
     "Anna Ben Clara David Emma Felix Grace Hugo Iris Jack Kate Leo Maria Noah Olga Paul Quinn Rosa Sam Tina "
     "Umar Vera Will Xenia Yusuf Zoe Lena Omar Nina Karl"
-).split()
+)
 
-CITIES: Final = (
+CITIES: Final = _words(
     "Berlin Paris London Madrid Rome Oslo Vienna Dublin Prague Lisbon Athens Cairo Delhi Tokyo Seoul Lima "
     "Quito Boston Miami Denver Dallas Sydney Hanoi Kyiv Riga"
-).split()
+)
 
-JOBS: Final = ("Nurse Baker Pilot Farmer Driver Lawyer Artist Doctor Singer Tailor Waiter Welder").split()
+JOBS: Final = _words("Nurse Baker Pilot Farmer Driver Lawyer Artist Doctor Singer Tailor Waiter Welder")
 
-MONTHS: Final = ("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec").split()
+MONTHS: Final = _words("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec")
 
-DAYS: Final = ("Mon Tue Wed Thu Fri Sat Sun").split()
+DAYS: Final = _words("Mon Tue Wed Thu Fri Sat Sun")
 
-SHOP_FIRST: Final = (
+SHOP_FIRST: Final = _words(
     "Blue Red Green Golden Happy Little Old New Royal Sunny Lucky Wild Quiet Silver Big Fresh Corner River Moon Star"
-).split()
+)
 
-SHOP_SECOND: Final = (
+SHOP_SECOND: Final = _words(
     "Fox Bear Lion Owl Cat Dog Tree Leaf Rose Door Table Kitchen Market Bakery Cafe Shop Store Garden House Bar"
-).split()
+)
 
-SIGN_WORDS: Final = (
+SIGN_WORDS: Final = _words(
     "EXIT OPEN CLOSED STOP SLOW PUSH PULL DANGER HOT COLD WET FLOOR PARK HERE ENTRY NO KEEP OUT LEFT RIGHT "
     "TAXI BUS TRAIN LIFT STAIRS TOILET OFFICE SALE FREE FOOD DRINKS WAY ONE ROAD WORK AHEAD QUIET PLEASE WAIT "
     "CASH ONLY STAFF PRIVATE SCHOOL ZONE BEACH FERRY HOTEL GATE ROOM MUSEUM LIBRARY"
-).split()
-
-COLUMN_WORDS: Final = ("Item Price Name Age City Temp Job Day Hours Qty Code Date Phone Total").split()
+)
 
 COLOURS: Final[dict[str, tuple[int, int, int]]] = {
     "red": (214, 38, 36),
