@@ -5,11 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
 import torch
 from einops import rearrange
-from nvila_tiling import DynamicS2, DynamicTiles, SingleTile, Tiler, TilePlan, merge_scales
+from nvila_tiling import DynamicS2, DynamicTiles, SingleTile, Tiler
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -85,9 +83,7 @@ def test_single(golden: Path) -> None:
             if "upstream_error" in entry:
                 continue
             ratio = entry["image_aspect_ratio"]
-            tiler = SingleTile(
-                tile=values["image_size"], mode="pad" if ratio == "pad" else "resize", **PARITY
-            )
+            tiler = SingleTile(tile=values["image_size"], mode="pad" if ratio == "pad" else "resize", **PARITY)
             with Image.open(golden / entry["file"]) as image:
                 tiles = tiler(image).tiles
             assert digest(tiles) in accepted(entry) or digest(tiles[0]) in accepted(entry), (

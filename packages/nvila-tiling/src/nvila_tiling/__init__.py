@@ -1,5 +1,7 @@
 """Dynamic-S2 and dynamic tiling: any image to multi-scale tiles and back."""
 
+from .coords import image_to_tile, tile_to_image
+from .draw import draw_plan
 from .dynamic import DynamicTiles
 from .dynamic_s2 import DynamicS2
 from .errors import GridError, ImageError, TilingError
@@ -19,8 +21,11 @@ __all__ = [
     "TiledImage",
     "Tiler",
     "TilingError",
+    "draw_plan",
+    "image_to_tile",
     "merge_grid",
     "merge_scales",
     "split_grid",
     "tile_many",
+    "tile_to_image",
 ]

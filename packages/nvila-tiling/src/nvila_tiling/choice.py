@@ -11,22 +11,19 @@ lies just between 1/2 and 2. Two rules decide them, as upstream does:
    count on either side of the image's ratio with no candidate between them, such as 1 x 2 and 2 x 1 for an image of
    5:4 and exactly two tiles. Fewest columns first gives upstream's answer for all images whenever the upper limit is
    at least one and a half times the lower (compared for every range up to 40 tiles), which includes all released
-   settings (1-12, 9-12 has no such pair); in narrower ranges, upstream's order follows no rule.
+   settings: in 1-12 and 9-12 no such pair exists; in narrower ranges, upstream's order follows no rule.
 """
 
 from functools import cache
 
-from .grid import Grid
+from .grid import Grid, check_size
 
 
 @cache
 def candidate_grids(fewest: int, most: int) -> tuple[Grid, ...]:
     """All grids of ``fewest`` to ``most`` tiles, by tile count and then by columns."""
     grids = (
-        Grid(rows, cols)
-        for cols in range(1, most + 1)
-        for rows in range(1, most // cols + 1)
-        if rows * cols >= fewest
+        Grid(rows, cols) for cols in range(1, most + 1) for rows in range(1, most // cols + 1) if rows * cols >= fewest
     )
     return tuple(sorted(grids, key=lambda grid: (grid.count, grid.cols)))
 
@@ -34,8 +31,10 @@ def candidate_grids(fewest: int, most: int) -> tuple[Grid, ...]:
 def closest_grid(width: int, height: int, *, tile: int, fewest: int, most: int) -> Grid:
     """The grid of ``fewest`` to ``most`` tiles of side ``tile`` that bends a ``width`` x ``height`` image least.
 
+    Raises: ImageError if the image holds no pixels.
     Source: upstream's ``find_closest_aspect_ratio``; the same floating-point steps, so that ties are the same.
     """
+    check_size(width, height)
     ratio = width / height
     best = Grid(1, 1)
     least = float("inf")

@@ -3,15 +3,28 @@
 from dataclasses import dataclass
 
 from .choice import closest_grid
+from .decode import AnyImage
 from .errors import TilingError
 from .grid import TilePlan
-from .pixels import AnyImage, Resampler, cut_tiles, to_rgb
+from .pixels import Resampler, check_resampler, cut_tiles, open_source
 from .tiler import TiledImage
 
 
 @dataclass(frozen=True, kw_only=True)
 class DynamicTiles:
-    """Cut an image into ``min_tiles`` to ``max_tiles`` tiles of the closest aspect ratio, and a thumbnail."""
+    """Cut an image into the grid of tiles that fits it best, and show it whole in a last tile.
+
+    Args:
+        tile: side of a tile in pixels.
+        min_tiles: fewest tiles of the grid.
+        max_tiles: most tiles of the grid; the thumbnail is not counted.
+        thumbnail: add the whole image as a last tile, unless the grid is a single tile.
+        resampler: ``torch`` (fast) or ``pillow`` (the reference's bits).
+        exif: turn images upright as their EXIF orientation says; the reference does not.
+
+    Raises: TilingError for settings that leave no grid; when called, ImageError for an image that cannot be read.
+    Source: NVILA-Lite's configuration; upstream's ``dynamic_preprocess``.
+    """
 
     tile: int = 448
     min_tiles: int = 1
@@ -21,11 +34,14 @@ class DynamicTiles:
     exif: bool = True
 
     def __post_init__(self) -> None:
+        if self.tile < 1:
+            raise TilingError(f"a tile of {self.tile} pixels shows nothing: use at least 1")
         if not 1 <= self.min_tiles <= self.max_tiles:
             raise TilingError(
                 f"min_tiles {self.min_tiles} and max_tiles {self.max_tiles} leave no grid: "
-                f"use 1 <= min_tiles <= max_tiles"
+                "use 1 <= min_tiles <= max_tiles"
             )
+        check_resampler(self.resampler)
 
     def plan(self, width: int, height: int) -> TilePlan:
         """The grid of an image of this size; a thumbnail only if there is more than one tile."""
@@ -35,7 +51,7 @@ class DynamicTiles:
         )
 
     def __call__(self, image: AnyImage) -> TiledImage:
-        """Tile an image."""
-        rgb = to_rgb(image, exif=self.exif)
-        plan = self.plan(*rgb.size)
-        return TiledImage(tiles=cut_tiles(rgb, plan.levels, plan.tile, self.resampler), plan=plan)
+        """Make the tiles: ``[n, 3, tile, tile]``, row by row, the thumbnail last."""
+        source = open_source(image, resampler=self.resampler, exif=self.exif)
+        plan = self.plan(*source.size)
+        return TiledImage(tiles=cut_tiles(source, plan.levels, plan.tile), plan=plan)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .errors import GridError
+from .errors import GridError, ImageError
 
 
 @dataclass(frozen=True)
@@ -15,14 +15,18 @@ class Grid:
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.cols < 1:
-            raise GridError(
-                f"a grid of {self.rows} x {self.cols} holds nothing: give at least 1 row and 1 column"
-            )
+            raise GridError(f"a grid of {self.rows} x {self.cols} holds nothing: give at least 1 row and 1 column")
 
     @property
     def count(self) -> int:
         """How many tiles the grid holds."""
         return self.rows * self.cols
+
+
+def check_size(width: int, height: int) -> None:
+    """Raises: ImageError if an image of this size holds no pixels."""
+    if width < 1 or height < 1:
+        raise ImageError(f"an image of {width} x {height} pixels shows nothing: give at least 1 x 1")
 
 
 class Place(NamedTuple):
@@ -48,7 +52,7 @@ class TilePlan:
         output_scale: the scale, as an index into ``grids``, whose grid the merged map takes.
         pad: the image is centred on a grey square, not stretched, before it is resized.
 
-    Raises: GridError if ``output_scale`` names no scale.
+    Raises: ImageError if the size is empty; GridError if ``output_scale`` names no scale.
     Source: NVILA, section 2.1.1; upstream's ``dynamic_s2_preprocess`` and ``dynamic_preprocess``.
     """
 
@@ -61,11 +65,10 @@ class TilePlan:
     pad: bool = False
 
     def __post_init__(self) -> None:
+        check_size(*self.size)
         scales = len(self.grids) * self.repeat
         if not -scales <= self.output_scale < scales:
-            raise GridError(
-                f"output_scale {self.output_scale} names none of {scales} scales: use -1 for the largest"
-            )
+            raise GridError(f"output_scale {self.output_scale} names none of {scales} scales: use -1 for the largest")
 
     @property
     def levels(self) -> tuple[Grid, ...]:
@@ -95,9 +98,7 @@ class TilePlan:
     def place(self, tile: int) -> Place:
         """Where tile number ``tile`` lies. Raises: GridError if the plan has no such tile."""
         if not 0 <= tile < self.tiles:
-            raise GridError(
-                f"tile {tile} is not in a plan of {self.tiles} tiles: count from 0 to {self.tiles - 1}"
-            )
+            raise GridError(f"tile {tile} is not in a plan of {self.tiles} tiles: count from 0 to {self.tiles - 1}")
         left = tile
         for scale, grid in enumerate(self.levels):
             if left < grid.count:

@@ -43,8 +43,7 @@ def merge_grid(blocks: Tensor, grid: Grid) -> Tensor:
     """
     if blocks.ndim != 4 or blocks.shape[0] != grid.count:
         raise GridError(
-            f"blocks of shape {list(blocks.shape)} do not fill {grid.rows} x {grid.cols}: "
-            f"give [{grid.count}, h, w, c]"
+            f"blocks of shape {list(blocks.shape)} do not fill {grid.rows} x {grid.cols}: give [{grid.count}, h, w, c]"
         )
     return rearrange(blocks, "(rows cols) h w c -> (rows h) (cols w) c", rows=grid.rows, cols=grid.cols)
 
@@ -79,9 +78,7 @@ def merge_scales(features: Tensor, plans: Sequence[TilePlan]) -> list[Tensor]:
 def _merge_image(tiles: Tensor, plan: TilePlan) -> Tensor:
     """The map of one image: ``[tiles, h, w, c] -> [H, W, scales*c]``."""
     if plan.thumbnail:
-        raise GridError(
-            "a plan with a thumbnail has no merged map: its tiles stay apart, one media token each"
-        )
+        raise GridError("a plan with a thumbnail has no merged map: its tiles stay apart, one media token each")
     scales = tiles.split([grid.count for grid in plan.grids])
     maps = [merge_grid(blocks, grid) for blocks, grid in zip(scales, plan.grids, strict=True)]
     if len(maps) == 1:

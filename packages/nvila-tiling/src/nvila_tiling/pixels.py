@@ -1,62 +1,140 @@
-"""From any image to 8-bit RGB, to another size, to normalised tiles."""
+"""From 8-bit RGB to another size and on to normalised tiles.
 
-from typing import Any, Literal, TypeAlias
+Two resamplers, both bicubic with antialiasing and without keeping the aspect ratio. ``pillow`` gives the reference's
+bits. ``torch`` does the same two passes over rows and columns with 16-bit weights and vector instructions: several
+times faster, at most 2 levels from Pillow and equal in more than 99 % of the values.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from .errors import ImageError
+from .decode import AnyImage, Pixels, to_array, to_pillow
+from .errors import TilingError
 from .grid import Grid
 
-AnyImage: TypeAlias = Image.Image | NDArray[np.uint8] | Tensor
 Resampler: TypeAlias = Literal["torch", "pillow"]
 
 GREY = 127
+"""What upstream pads with: the processor's mean of 0.5 as ``int(0.5 * 255)``."""
+
+BAND_BYTES = 2**24
+"""How much of a padded image ``resize_padded`` holds at a time."""
 
 
-def to_rgb(image: Any, *, exif: bool) -> Image.Image:
-    """Any image as a Pillow image of mode RGB."""
-    if isinstance(image, Tensor):
-        image = rearrange(image, "c h w -> h w c").numpy()
-    if isinstance(image, np.ndarray):
-        return Image.fromarray(image).convert("RGB")
-    if not isinstance(image, Image.Image):
-        raise ImageError(
-            f"{type(image).__name__} is not an image: pass a PIL image, numpy HWC uint8 or torch CHW uint8"
-        )
-    if exif:
-        image = ImageOps.exif_transpose(image)
-    if image.mode == "I;16":
-        image = Image.fromarray(
-            ((np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-        )
-    return image.convert("RGB")
+class Source(Protocol):
+    """An image that can be resized again and again, always from the original."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        ...
+
+    def resize(self, width: int, height: int) -> Pixels:
+        """uint8 ``[height, width, 3|4]``, the first three channels RGB."""
+        ...
 
 
-def resize(image: Image.Image, width: int, height: int, resampler: Resampler) -> Tensor:
-    """Bicubic with antialiasing: uint8 [height, width, 3]."""
+@dataclass(frozen=True)
+class PillowSource:
+    """Resizes with Pillow; ``image`` is of mode RGB."""
+
+    image: Image.Image
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.image.size
+
+    def resize(self, width: int, height: int) -> Pixels:
+        """uint8 ``[height, width, 3]``."""
+        return np.asarray(self.image.resize((width, height), Image.Resampling.BICUBIC))
+
+
+@dataclass(frozen=True)
+class TorchSource:
+    """Resizes with torch; ``array`` is uint8 ``[H, W, 3|4]``, contiguous and writeable."""
+
+    array: Pixels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.array.shape[1], self.array.shape[0]
+
+    def resize(self, width: int, height: int) -> Pixels:
+        """uint8 ``[height, width, 3|4]``."""
+        # The batch axis comes first: added after the permute, its stride hides that this is channels last, and torch
+        # takes a path that is half as fast.
+        planes = torch.from_numpy(self.array).unsqueeze(0).permute(0, 3, 1, 2)
+        resized = F.interpolate(planes, size=(height, width), mode="bicubic", antialias=True)
+        return rearrange(resized, "1 c h w -> h w c").numpy()
+
+
+def open_source(image: AnyImage, *, resampler: Resampler, exif: bool) -> Source:
+    """Any image, ready to be resized. Raises: ImageError if it cannot be read as RGB."""
     if resampler == "pillow":
-        return torch.from_numpy(np.array(image.resize((width, height), Image.Resampling.BICUBIC)))
-    planes = rearrange(torch.from_numpy(np.array(image)), "h w c -> 1 c h w")
-    return rearrange(
-        F.interpolate(planes, size=(height, width), mode="bicubic", antialias=True), "1 c h w -> h w c"
-    )
+        return PillowSource(to_pillow(image, exif=exif))
+    return TorchSource(to_array(image, exif=exif))
 
 
-def cut(pixels: Tensor, grid: Grid, out: Tensor) -> None:
-    """Cut into tiles and normalise: uint8 [rows*t, cols*t, 3] -> float32 [rows*cols, 3, t, t]."""
-    out.copy_(rearrange(pixels, "(rows h) (cols w) c -> (rows cols) c h w", rows=grid.rows, cols=grid.cols))
-    out.div_(127.5).sub_(1)
+def check_resampler(resampler: str) -> None:
+    """Raises: TilingError if there is no such resampler."""
+    if resampler not in ("torch", "pillow"):
+        raise TilingError(f"{resampler!r} is not a resampler: use 'torch' (fast) or 'pillow' (the reference's bits)")
 
 
-def cut_tiles(image: Image.Image, grids: tuple[Grid, ...], tile: int, resampler: Resampler) -> Tensor:
-    """The tiles of all grids in order: float32 [n, 3, tile, tile]."""
-    tiles = torch.empty(sum(grid.count for grid in grids), 3, tile, tile)
-    for grid, out in zip(grids, tiles.split([grid.count for grid in grids]), strict=True):
-        cut(resize(image, grid.cols * tile, grid.rows * tile, resampler), grid, out)
-    return tiles
+def cut_tiles(source: Source, grids: tuple[Grid, ...], tile: int) -> Tensor:
+    """The tiles of all grids in order, the image resized to each grid from the original.
+
+    Shapes: -> float32 ``[n, 3, tile, tile]``, normalised.
+    """
+    tiles = np.empty((sum(grid.count for grid in grids), 3, tile, tile), dtype=np.float32)
+    done = 0
+    for grid in grids:
+        resized = source.resize(grid.cols * tile, grid.rows * tile)
+        cut = rearrange(resized, "(rows h) (cols w) c -> (rows cols) c h w", h=tile, w=tile)
+        for values, out in zip(cut, tiles[done:], strict=False):
+            normalise(values[:3], out=out)
+        done += grid.count
+    return torch.from_numpy(tiles)
+
+
+def normalise(values: NDArray[np.uint8], *, out: NDArray[np.float32]) -> None:
+    """``(value / 255 - 0.5) / 0.5`` of strided uint8 into float32.
+
+    ``value / 127.5 - 1`` rounds to the same bits for all 256 values, since halving and doubling are exact. numpy
+    converts, reorders and divides in one buffered pass; torch would write a copy for each of the three.
+    """
+    np.divide(values, np.float32(127.5), out=out)
+    np.subtract(out, np.float32(1), out=out)
+
+
+def resize_padded(image: Image.Image, tile: int, resampler: Resampler) -> Pixels:
+    """Centre an RGB image on a grey square and resize that to one tile, without ever holding the square.
+
+    Rows are resampled before columns, each on its own, so bands of padded rows can be narrowed one after the other and
+    rows that are all padding stay grey: the same bits as from the whole square, which for a 20,000 x 1 picture would
+    take 1.6 GB.
+
+    Shapes: -> uint8 ``[tile, tile, 3|4]``.
+    Source: upstream's ``expand2square``.
+    """
+    side = max(image.size)
+    left, top = (side - image.width) // 2, (side - image.height) // 2
+    narrow = Image.new("RGB", (tile, side), (GREY, GREY, GREY))
+    band_rows = max(1, BAND_BYTES // (4 * side))
+    for row in range(0, image.height, band_rows):
+        rows = min(band_rows, image.height - row)
+        band = Image.new("RGB", (side, rows), (GREY, GREY, GREY))
+        band.paste(image.crop((0, row, image.width, row + rows)), (left, 0))
+        resized = open_source(band, resampler=resampler, exif=False).resize(tile, rows)
+        narrow.paste(Image.fromarray(np.ascontiguousarray(resized[:, :, :3])), (0, top + row))
+    return open_source(narrow, resampler=resampler, exif=False).resize(tile, tile)

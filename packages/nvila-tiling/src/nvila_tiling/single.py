@@ -3,17 +3,31 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from PIL import Image
+import numpy as np
+import torch
+from einops import rearrange
 
+from .decode import AnyImage, to_pillow
 from .errors import TilingError
 from .grid import Grid, TilePlan
-from .pixels import GREY, AnyImage, Resampler, cut_tiles, to_rgb
+from .pixels import Resampler, check_resampler, cut_tiles, normalise, open_source, resize_padded
 from .tiler import TiledImage
 
 
 @dataclass(frozen=True, kw_only=True)
 class SingleTile:
-    """The whole image as one tile."""
+    """The whole image as one tile.
+
+    Args:
+        tile: side of the tile in pixels.
+        mode: ``resize`` stretches the image to the square; ``pad`` centres it on a grey square first.
+        resampler: ``torch`` (fast) or ``pillow`` (the reference's bits).
+        exif: turn images upright as their EXIF orientation says; the reference does not.
+        repeat: how many scales the tile's features stand for (Dynamic-S2: the number of scales).
+
+    Raises: TilingError for settings that cannot be; when called, ImageError for an image that cannot be read.
+    Source: NVILA, Table 1 (one tile); upstream's ``image_aspect_ratio`` "resize" and "pad".
+    """
 
     tile: int = 448
     mode: Literal["resize", "pad"] = "resize"
@@ -24,24 +38,29 @@ class SingleTile:
     def __post_init__(self) -> None:
         if self.tile < 1 or self.repeat < 1:
             raise TilingError(f"tile {self.tile} and repeat {self.repeat} must both be at least 1")
+        if self.mode not in ("resize", "pad"):
+            raise TilingError(f"{self.mode!r} is not a mode of one tile: use 'resize' or 'pad'")
+        check_resampler(self.resampler)
 
     def plan(self, width: int, height: int) -> TilePlan:
         """One tile, whatever the size."""
         return TilePlan(
-            size=(width, height),
-            tile=self.tile,
-            grids=(Grid(1, 1),),
-            repeat=self.repeat,
-            pad=self.mode == "pad",
+            size=(width, height), tile=self.tile, grids=(Grid(1, 1),), repeat=self.repeat, pad=self.mode == "pad"
         )
 
     def __call__(self, image: AnyImage) -> TiledImage:
-        """Tile an image."""
-        rgb = to_rgb(image, exif=self.exif)
+        """Make the tile: ``[1, 3, tile, tile]``."""
+        if self.mode == "pad":
+            return self._pad(image)
+        source = open_source(image, resampler=self.resampler, exif=self.exif)
+        plan = self.plan(*source.size)
+        return TiledImage(tiles=cut_tiles(source, plan.levels, plan.tile), plan=plan)
+
+    def _pad(self, image: AnyImage) -> TiledImage:
+        """The tile of an image on its grey square."""
+        rgb = to_pillow(image, exif=self.exif)
         plan = self.plan(*rgb.size)
-        if plan.pad and rgb.width != rgb.height:
-            side = max(rgb.size)
-            square = Image.new("RGB", (side, side), (GREY, GREY, GREY))
-            square.paste(rgb, ((side - rgb.width) // 2, (side - rgb.height) // 2))
-            rgb = square
-        return TiledImage(tiles=cut_tiles(rgb, plan.levels, plan.tile, self.resampler), plan=plan)
+        pixels = resize_padded(rgb, self.tile, self.resampler)
+        tile = np.empty((3, self.tile, self.tile), dtype=np.float32)
+        normalise(rearrange(pixels[:, :, :3], "h w c -> c h w"), out=tile)
+        return TiledImage(tiles=torch.from_numpy(tile).unsqueeze(0), plan=plan)

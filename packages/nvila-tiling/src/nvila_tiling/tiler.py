@@ -7,9 +7,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+from .decode import AnyImage
 from .errors import TilingError
 from .grid import TilePlan
-from .pixels import AnyImage
 
 
 @dataclass(frozen=True, kw_only=True)
