@@ -75,13 +75,11 @@ class VideoFile:
             container = av.open(self._file, mode="r", options=_CLOSED)
         except (FFmpegError, ValueError, UnicodeDecodeError) as error:
             raise MediaError(f"{self.name} is not a video or is cut short: {_plain(error)}") from None
-        if not container.streams.video:
+        problem = _unusable(container)
+        if problem is not None:
             container.close()
-            raise MediaError(f"{self.name} has no video stream")
+            raise MediaError(f"{self.name} {problem}")
         self._stream = container.streams.video[0]
-        if self._stream.codec_context.name in _TEXT_CODECS:
-            container.close()
-            raise MediaError(f"{self.name} is text, not a video")
         self._stream.thread_type = "AUTO"
         return container
 
@@ -235,6 +233,16 @@ class VideoFile:
                 return
             except FFmpegError:
                 continue
+
+
+def _unusable(container: InputContainer) -> str | None:
+    """Why a container that opened is still no video, if so."""
+    if not container.streams.video:
+        return "has no video stream"
+    codec = container.streams.video[0].codec_context
+    if codec is None:  # pyright: ignore[reportUnnecessaryComparison] - so for codecs that FFmpeg does not know
+        return "is not a video or is cut short: no decoder knows its video stream"
+    return "is text, not a video" if codec.name in _TEXT_CODECS else None
 
 
 def _to_image(frame: VideoFrame) -> PILImage.Image:
