@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, cast
 
 import torch
@@ -155,10 +156,11 @@ def estimate_memory(
     config = model.config.llm
     tokens = config.context_length if tokens is None else tokens
     size = 4 if weights == "float32" else HALF
+    vision = cast(nn.Module, model.vision)
     positions = batch * tokens
     head_dim = config.hidden_size // config.num_attention_heads
     return MemoryEstimate(
-        vision=int8_bytes(model.vision) if weights == "w8a8+w4a16" else plain_bytes(model.vision, size),
+        vision=int8_bytes(vision) if weights == "w8a8+w4a16" else plain_bytes(vision, size),
         projector=plain_bytes(model.projector, size),
         llm=int4_bytes(model.llm) if "w4a16" in weights else plain_bytes(model.llm, size),
         cache=2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * positions * size,
@@ -206,8 +208,14 @@ def llm_activations(config: NVILAConfig, positions: int) -> int:
 
 def outlined(model: NVILA | NVILAConfig | str) -> NVILA:
     if isinstance(model, str):
-        model = preset(model)
+        return outlined_preset(model)
     return model if isinstance(model, NVILA) else outline(model)
+
+
+@cache
+def outlined_preset(name: str) -> NVILA:
+    """Built once: shapes take no memory, but timm takes half a second."""
+    return outline(preset(name))
 
 
 def counted(encoder: EncoderConfig) -> Framing:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -17,8 +16,9 @@ from nvila_model.cli.ending import exit_code
 class Commands(TyperGroup):
     """A group of commands that ends in an exit code and at most one line, whatever goes wrong inside."""
 
-    def main(self, args: Sequence[str] | None = None, **options: Any) -> Any:
-        sys.exit(exit_code(lambda: super(Commands, self).main(args, **{**options, "standalone_mode": False})))
+    def main(self, *args: Any, **options: Any) -> Any:
+        options["standalone_mode"] = False
+        sys.exit(exit_code(lambda: super(Commands, self).main(*args, **options)))
 
 
 app = typer.Typer(

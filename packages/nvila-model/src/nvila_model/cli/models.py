@@ -59,11 +59,11 @@ def describe(name: str, size: tuple[int, int]) -> dict[str, Any]:
     """One model as a row of plain data; memory in bytes."""
     from nvila_model.checkpoint.hub import NANO
     from nvila_model.checkpoint.layout import open_checkpoint
-    from nvila_model.estimate import count_tokens, estimate_memory, outline, parameters
-    from nvila_model.presets import preset, repository
+    from nvila_model.estimate import count_tokens, estimate_memory, outline, outlined, parameters
+    from nvila_model.presets import repository
 
     nano = name == "nano"
-    model = outline(open_checkpoint(NANO).config if nano else preset(name))
+    model = outline(open_checkpoint(NANO).config) if nano else outlined(name)
     assert model.config is not None
     frames = model.config.num_video_frames
     counts = [count_tokens(model, images=[extreme]).total for extreme in (*EXTREMES, size)]
@@ -102,7 +102,7 @@ def compression(model: NVILA) -> str:
     """How many tokens a tile keeps, and how frames are pooled, in words."""
     config = model.config
     assert config is not None
-    side = model.vision.side
+    side = config.vision.image_size // config.vision.patch_size
     rows, columns = model.compressor.out_grid((side, side))
     words = f"{side * side} to {rows * columns} a tile"
     pools = config.video_encoder.pool_sizes

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from nvila_tiling import TilePlan
+from nvila_tiling import TilePlan, draw_plan
 from PIL import Image as PILImage
+from torch import nn
 
 from nvila_model.cli.ending import CommandError
 from nvila_model.cli.progress import Stopwatch
@@ -64,8 +65,6 @@ class Seen:
 
     def draw(self, path: Path) -> None:
         """Save a picture of the tiles over the image. Raises: CommandError if it cannot be written."""
-        from nvila_tiling import draw_plan
-
         try:
             draw_plan(self.picture, self.plan).save(path)
         except (OSError, ValueError) as error:
@@ -89,7 +88,7 @@ def measure(model: NVILA, medium: Image | Video, watch: Stopwatch) -> Seen:
     with torch.inference_mode():
         warm(model)
         started = time.perf_counter()
-        with timed(model.vision, watch, "vision tower"):
+        with timed(cast(nn.Module, model.vision), watch, "vision tower"):
             images, videos = model.encode_images(inputs.images), model.encode_video(inputs.videos)
             settle(model)
         spent = time.perf_counter() - started
@@ -99,13 +98,14 @@ def measure(model: NVILA, medium: Image | Video, watch: Stopwatch) -> Seen:
         with watch.stage("prefill", "reading the prompt"):
             model.llm.logits(model.hidden(fused)[:, -1])
             settle(model)
-    content = (*inputs.images, *inputs.videos)[0]
-    rows, columns = model.tile_grid(content.plan)
-    tokens = model.video_tokens(content) if timestamps else model.image_tokens(content.plan)
-    if timestamps is None and processor.tile_text:
-        tokens += content.plan.tiles
+    if inputs.videos:
+        plan, tokens = inputs.videos[0].plan, model.video_tokens(inputs.videos[0])
+    else:
+        plan = inputs.images[0].plan
+        tokens = model.image_tokens(plan) + (plan.tiles if processor.tile_text else 0)
+    rows, columns = model.tile_grid(plan)
     return Seen(
-        picture=picture, plan=content.plan, tokens=tokens, tokens_per_tile=rows * columns,
+        picture=picture, plan=plan, tokens=tokens, tokens_per_tile=rows * columns,
         timestamps=timestamps, prompt_tokens=fused.embeds.shape[1],
     )  # fmt: skip
 
@@ -138,16 +138,16 @@ def upright(image: PILImage.Image) -> tuple[int, int]:
 
 
 @contextmanager
-def timed(module: torch.nn.Module, watch: Stopwatch, name: str) -> Iterator[None]:
+def timed(module: nn.Module, watch: Stopwatch, name: str) -> Iterator[None]:
     """Add up the seconds of every call of a module."""
     watch.seconds[name] = 0.0
     started = 0.0
 
-    def before(module: torch.nn.Module, arguments: Any) -> None:
+    def before(module: nn.Module, arguments: Any) -> None:
         nonlocal started
         started = time.perf_counter()
 
-    def after(module: torch.nn.Module, arguments: Any, result: torch.Tensor) -> None:
+    def after(module: nn.Module, arguments: Any, result: torch.Tensor) -> None:
         settle_device(result.device)
         watch.seconds[name] += time.perf_counter() - started
 
