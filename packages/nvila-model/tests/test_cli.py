@@ -86,6 +86,13 @@ def test_ask_streams_the_answer_and_sums_up_on_stderr(tiny: str, picture: Path) 
     assert line.startswith(f"nvila: {told['prompt_tokens']} prompt tokens, {told['new_tokens']} new")
 
 
+def test_longest_answer_fits_the_context_by_default(tiny: str, picture: Path) -> None:
+    result = nvila("ask", picture, "What?", "--model", tiny, "--json")
+    assert result.exit_code == 0, result.stderr  # 512 tokens and a prompt are more than the context of 512
+    told = json.loads(result.stdout)
+    assert told["prompt_tokens"] + told["new_tokens"] <= 512
+
+
 def test_sampling_with_a_seed_repeats(tiny: str) -> None:
     words = ("Say something.", "--model", tiny, "--temperature", "1", "--top-p", "0.9", "--top-k", "50")
     assert answered(*words, "--seed", "7")["answer"] == answered(*words, "--seed", "7")["answer"]

@@ -3,16 +3,19 @@
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
+import torch
 from nvila_model import NVILA
 from nvila_model.cli import app
 from nvila_model.cli.ending import exit_code
@@ -224,6 +227,23 @@ def test_traceback_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         exit_code(raising(RuntimeError("why")))
 
 
+def test_interrupted_answer_is_shown_as_far_as_it_came(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nvila_model.cli import answering
+    from nvila_model.generate import steps
+
+    def interrupted(*arguments: Any) -> Iterator[torch.Tensor]:
+        for count, drawn in enumerate(steps(*arguments)):
+            if count == 3:
+                raise KeyboardInterrupt
+            yield drawn
+
+    monkeypatch.setattr(answering, "steps", interrupted)
+    result = CliRunner().invoke(app, ["ask", "What?", "--model", str(tiny), "--json"])
+    assert result.exit_code == 130
+    assert json.loads(result.stdout)["finish"] == "interrupted"
+    assert result.stderr == "nvila: interrupted\n"
+
+
 def process(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command as a user runs it."""
     command = [sys.executable, "-c", "from nvila_model.cli import main; main()", *map(str, words)]
@@ -246,6 +266,20 @@ def test_real_process_refuses_in_one_line(tmp_path: Path, clip: Path, tiny: Path
     assert done.returncode == 2
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_real_process_interrupted(tiny: Path) -> None:
+    command = [sys.executable, "-c", "from nvila_model.cli import main; main()", "chat", "--model", str(tiny)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*command, "--max-new-tokens", "2"], text=True, **pipes) as chat:
+        assert chat.stdin
+        assert chat.stderr
+        chat.stdin.write("Hello?\n")
+        chat.stdin.flush()
+        assert "prompt tokens" in chat.stderr.readline()  # now it waits for the next question
+        chat.send_signal(signal.SIGINT)
+        assert chat.stderr.read() == "nvila: interrupted\n"
+    assert chat.returncode == 130
 
 
 def test_reader_that_goes_away(tiny: Path) -> None:

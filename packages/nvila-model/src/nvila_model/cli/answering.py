@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from nvila_model.generate import check_budget, decoder, steps
 from nvila_model.sampling import Sampling
 
 if TYPE_CHECKING:
+    from nvila_model.inputs import ModelInputs
     from nvila_model.nvila import NVILA
     from nvila_model.processor import Conversation
 
@@ -50,7 +51,7 @@ class Told:
         """Tokens and seconds in one line."""
         speed = f" at {self.tokens_per_second:.1f} tokens/s" if self.tokens_per_second else ""
         stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in self.seconds.items())
-        end = {"stop": "", "length": ", cut at --max-new-tokens", "interrupted": ", interrupted"}[self.finish]
+        end = {"stop": "", "length": ", cut at the longest answer", "interrupted": ", interrupted"}[self.finish]
         return f"{self.prompt_tokens} prompt tokens, {self.new_tokens} new{speed}{end}; {stages}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,12 +70,14 @@ def tell(
     messages: Conversation,
     sampling: Sampling,
     *,
+    fit: bool = False,
     watch: Stopwatch,
     show: Callable[[str], object] | None = None,
 ) -> Told:
     """Answer one conversation. An interruption while it is being written ends the answer there.
 
     Args:
+        fit: shorten the longest answer to what the context leaves, instead of refusing.
         watch: stages are added to it.
         show: takes each piece of text as soon as it is certain; the pieces join to the answer.
 
@@ -83,6 +86,8 @@ def tell(
     processor = model.needed_processor()
     with watch.stage("tile", "cutting tiles"):
         inputs = processor(messages)
+    if fit:
+        sampling = fitted(model, inputs, sampling)
     (prompt_tokens,) = check_budget(model, inputs, sampling)
     with torch.inference_mode(), watch.stage("encode", "looking"):
         fused = model.embed(inputs)
@@ -115,6 +120,12 @@ def tell(
     return Told(
         text="".join(pieces), finish=finish, prompt_tokens=prompt_tokens, new_tokens=len(ids), seconds=watch.seconds
     )
+
+
+def fitted(model: NVILA, inputs: ModelInputs, sampling: Sampling) -> Sampling:
+    """The same, with at most as many new tokens as the context has left; one if it has none left."""
+    (taken,) = inputs.token_counts(model.image_tokens, model.video_tokens)
+    return replace(sampling, max_new_tokens=max(1, min(sampling.max_new_tokens, model.context_length - taken)))
 
 
 def aloud(piece: str) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from nvila_model.cli import options
-from nvila_model.cli.ending import CommandError, say
+from nvila_model.cli.ending import INTERRUPTED, CommandError, say
 from nvila_model.cli.progress import Stopwatch
 
 NANO = "answered by nano, the small model that comes with nvila-model; --model takes another"
@@ -33,7 +33,7 @@ def ask(
     device: options.Device = "cpu",
     dtype: options.DtypeOption = None,
     threads: options.Threads = None,
-    max_new_tokens: options.MaxNewTokens = 512,
+    max_new_tokens: options.MaxNewTokens = None,
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
     top_k: options.TopK = 0,
@@ -68,12 +68,14 @@ def ask(
     from nvila_model.cli.answering import aloud, tell
 
     messages = [{"role": "user", "content": [*media, question]}]
-    told = tell(loaded, messages, drawing, watch=watch, show=None if as_json else aloud)
+    told = tell(loaded, messages, drawing, fit=max_new_tokens is None, watch=watch, show=None if as_json else aloud)
     typer.echo(json.dumps({**told.to_dict(), "model": source.name}, ensure_ascii=False) if as_json else "")
     if model is None:
         say(NANO)
     if not as_json:
         say(told.summary)
+    if told.finish == "interrupted":
+        raise typer.Exit(INTERRUPTED)
 
 
 def split(words: Sequence[str]) -> tuple[Sequence[str], str]:

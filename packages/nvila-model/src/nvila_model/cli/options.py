@@ -56,7 +56,12 @@ DtypeOption = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default one a core.", rich_help_panel=MODEL)]
 
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.", rich_help_panel=ANSWER)]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Longest answer, in tokens; by default 512, or what the context leaves.", rich_help_panel=ANSWER
+    ),
+]
 Temperature = Annotated[float, typer.Option(min=0, help="0 always takes the best token.", rich_help_panel=ANSWER)]
 TopP = Annotated[
     float, typer.Option(min=0, max=1, help="Draw from the smallest set of this probability.", rich_help_panel=ANSWER)
@@ -155,11 +160,13 @@ def available(name: str) -> torch.device:
     return device
 
 
-def sampling(**options: Any) -> Sampling:
+def sampling(*, max_new_tokens: int | None, **options: Any) -> Sampling:
     """How answers are drawn. Raises: CommandError for a number out of its range."""
     from nvila_model.sampling import Sampling
 
     try:
+        if max_new_tokens is not None:
+            options["max_new_tokens"] = max_new_tokens
         return Sampling(**options)
     except ValueError as error:
         raise CommandError(str(error)) from None
