@@ -92,7 +92,9 @@ def show(report: dict[str, Any]) -> None:
         more = ", ..." if len(report["timestamps"]) > 8 else ""
         facts.add_row("frames", f"{report['frames']} at {moments}{more} s")
     grids = ", ".join(f"{rows} x {columns}" for rows, columns in report["grids"])
-    facts.add_row("grids", f"{grids} (rows x columns, smallest scale first)" + thumbnail(report))
+    order = ", smallest scale first" if len(report["grids"]) > 1 else ""
+    thumbnail = " and a thumbnail" if report["thumbnail"] else ""
+    facts.add_row("grids", f"{grids} (rows x columns{order}){thumbnail}")
     facts.add_row("tiles", f"{report['tiles']} of {report['tile']} px" + (" a frame" if "frames" in report else ""))
     facts.add_row("tokens", f"{report['tokens']} ({report['tokens_per_tile']} a tile or block before framing)")
     if "prompt_tokens" in report:
@@ -105,6 +107,3 @@ def show(report: dict[str, Any]) -> None:
             times.add_row(name, f"{seconds:.4f}")
         console.print(times)
 
-
-def thumbnail(report: dict[str, Any]) -> str:
-    return " and a thumbnail" if report["thumbnail"] else ""
