@@ -65,7 +65,7 @@ def look(word: str, source: options.Source, video: VideoOptions, watch: Stopwatc
     """Everything about one medium, and a function that draws it to a file."""
     from nvila_model.cli.media import gather
 
-    with watch.stage("read", "opening the media"):
+    with watch.stage("decode", "decoding"):
         media = gather([word], video)
     if len(media) != 1:
         raise CommandError(f"{word} matches {len(media)} files: give one")
