@@ -4,7 +4,10 @@ import io
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +115,26 @@ def test_several_media_and_patterns(tiny: str, picture: Path, frames: Path) -> N
 def test_standard_input_is_an_image_or_a_video(tiny: str, picture: Path) -> None:
     piped = answered("-", "What?", "--model", tiny, stdin=picture.read_bytes())
     assert piped["answer"] == answered(picture, "What?", "--model", tiny)["answer"]
+
+
+def test_address(tiny: str, picture: Path) -> None:
+    handler = partial(Silent, directory=str(picture.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        address = f"http://127.0.0.1:{server.server_port}/{picture.name}"
+        told = answered(address, "What?", "--model", tiny)
+        missing = nvila("ask", address + "x", "What?", "--model", tiny)
+        server.shutdown()
+        thread.join()
+    assert told["answer"] == answered(picture, "What?", "--model", tiny)["answer"]
+    assert missing.exit_code == 2
+    assert "answered 404" in missing.stderr
+
+
+class Silent(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 def test_folder_of_frames_is_a_video(tiny: str, frames: Path) -> None:

@@ -13,6 +13,8 @@ import huggingface_hub.constants
 import pytest
 from nvila_model import NVILA
 from nvila_model.checkpoint import CheckpointError, load, locate
+from nvila_model.cli import app
+from typer.testing import CliRunner
 
 MAIN, OLD = sha1(b"main").hexdigest(), sha1(b"old").hexdigest()
 
@@ -150,6 +152,21 @@ def test_fetches_and_loads(hub: Hub, tiny: Path) -> None:
     folder = locate("owner/model")
     assert (folder / "llm" / "model.safetensors").read_bytes() == (tiny / "llm" / "model.safetensors").read_bytes()
     assert load("owner/model").config.num_video_frames == 4
+
+
+def test_command_line_fetches_and_answers(hub: Hub) -> None:
+    words = ["ask", "Hello?", "--model", "owner/model", "--revision", "v1", "--max-new-tokens", "2", "--json"]
+    first = CliRunner().invoke(app, words)
+    assert first.exit_code == 0, first.stderr
+    assert json.loads(first.stdout)["model"] == "owner/model"
+    assert first.stderr == ""
+    hub.requests.clear()
+    assert CliRunner().invoke(app, [*words, "--offline"]).exit_code == 0
+    assert hub.requests == []
+    refused = CliRunner().invoke(app, ["ask", "Hello?", "--model", "owner/other"])
+    assert refused.exit_code == 2
+    assert "neither a folder nor a repository" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
 
 
 def test_pickled_files_are_never_asked_for(hub: Hub) -> None:
