@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from nvila_model.assemble import build_processor
-from nvila_model.checkpoint.original import read_config
+from nvila_model.checkpoint.layout import open_checkpoint
 from nvila_model.inputs import ModelInputs
 from nvila_model.labels import label_answers, match_greedily
 from nvila_model.llava import read_llava
@@ -59,8 +59,8 @@ def _tokenizer(golden: Path, case: Case) -> Tokenizer:
 
 
 def _processor(golden: Path, case: Case, parity: Parity) -> Processor:
-    config = read_config(golden / "checkpoints" / case["checkpoint"], case["config_overrides"])
-    return build_processor(config, _tokenizer(golden, case), parity=parity)
+    checkpoint = open_checkpoint(golden / "checkpoints" / case["checkpoint"], case["config_overrides"])
+    return build_processor(checkpoint.config, _tokenizer(golden, case), parity=parity)
 
 
 def _messages(golden: Path, prompt: list[dict[str, str]]) -> list[dict[str, Any]]:
