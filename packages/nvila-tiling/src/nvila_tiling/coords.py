@@ -27,9 +27,9 @@ def tile_to_image(points: Tensor, plan: TilePlan, *, tile: int | Tensor) -> Tens
     """
     points = _check_points(points)
     numbers = torch.as_tensor(tile, device=points.device)
-    if not torch.equal(numbers.unique(), numbers.unique().clamp(0, plan.tiles - 1)):
+    if bool(((numbers < 0) | (numbers >= plan.tiles)).any()):
         raise GridError(
-            f"tile {numbers.min().item()} to {numbers.max().item()} is not in a plan of {plan.tiles} tiles: "
+            f"tiles {numbers.min().item()} to {numbers.max().item()} are not all in a plan of {plan.tiles} tiles: "
             f"count from 0 to {plan.tiles - 1}"
         )
     origin, step, border = _geometry(plan, points)
@@ -73,8 +73,11 @@ def _check_points(points: Tensor) -> Tensor:
 
 
 def _geometry(plan: TilePlan, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Per tile its origin on its resized image ``[n, 2]`` and the image pixels a tile pixel spans ``[n, 2]``; the border
-    ``[2]`` that padding puts to the left and above."""
+    """Where the tiles lie.
+
+    Returns: per tile its origin in pixels of its resized image ``[n, 2]``, per tile the image pixels that one of its
+    pixels spans ``[n, 2]``, and the border that padding puts on the left and above ``[2]``.
+    """
     width, height = plan.size
     side = max(plan.size)
     shown = (side, side) if plan.pad else plan.size

@@ -7,6 +7,7 @@ own ``convert`` would cut everything above 255 to white.
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from einops import rearrange, repeat
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
@@ -65,19 +66,23 @@ def to_array(image: AnyImage, *, exif: bool) -> Pixels:
     return np.require(array, requirements=["C", "W"])
 
 
-def check_array(image: Any) -> Pixels:
+def check_array(image: NDArray[Any] | Tensor) -> Pixels:
     """A numpy or torch image as uint8 ``[H, W, 1|3|4]``. Raises: ImageError if it is not one."""
     if isinstance(image, Tensor):
-        kind, wanted, shape, dtype = "tensor", "torch.uint8 [1|3|4, H, W]", list(image.shape), str(image.dtype)
-        array: NDArray[Any] = image.detach().cpu().numpy() if dtype == "torch.uint8" else np.empty(0)
-        array = rearrange(array, "c h w -> h w c") if array.ndim == 3 else array
-    elif isinstance(image, np.ndarray):
-        array = image[:, :, None] if image.ndim == 2 else image
-        kind, wanted, shape, dtype = "array", "uint8 [H, W] or [H, W, 1|3|4]", list(image.shape), str(array.dtype)
+        what = f"a {image.dtype} tensor of shape {list(image.shape)}"
+        if image.dtype != torch.uint8 or image.ndim != 3:
+            raise ImageError(f"{what} is not an image: pass torch.uint8 [3, H, W], or 1 or 4 channels")
+        array: Pixels = rearrange(image.detach().cpu(), "c h w -> h w c").numpy()
+    elif isinstance(image, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance] - callers are not all typed
+        what = f"a {image.dtype} array of shape {image.shape}"
+        if image.dtype != np.uint8 or image.ndim not in (2, 3):
+            raise ImageError(f"{what} is not an image: pass uint8 [H, W, 3], or 1 or 4 channels, or [H, W]")
+        array = image if image.ndim == 3 else image[:, :, None]
     else:
         raise ImageError(f"a {type(image).__name__} is not an image: pass PIL, numpy HWC uint8 or torch CHW uint8")
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not array.size:
-        raise ImageError(f"an {dtype} {kind} of shape {shape} is not an image: pass {wanted}")
+    if array.shape[2] not in (1, 3, 4) or not array.size:
+        order = "[C, H, W]" if isinstance(image, Tensor) else "[H, W, C]"
+        raise ImageError(f"{what} is not an image: pass {order} with 1, 3 or 4 channels and at least one pixel")
     return array
 
 
@@ -96,7 +101,7 @@ def _convert(image: Image.Image) -> Image.Image:
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey as 8-bit grey: 65535 becomes 255, rounded to the nearest. Pillow opens some 16-bit files as mode I."""
+    """16-bit grey as 8-bit grey, 65535 becoming 255, rounded. Pillow opens some 16-bit files as mode I."""
     values: NDArray[Any] = np.asarray(image)
     lowest, highest = int(values.min(initial=0)), int(values.max(initial=0))
     if lowest < 0 or highest > 65535:

@@ -88,7 +88,7 @@ class TilePlan:
     @property
     def output_grid(self) -> Grid:
         """The grid of blocks that the merged map is cut into."""
-        return self.grids[self.output_scale] if len(self.grids) > 1 else self.grids[0]
+        return self.grids[self.output_scale if len(self.grids) > 1 else 0]
 
     @property
     def media_tokens(self) -> int:

@@ -71,7 +71,7 @@ def merge_scales(features: Tensor, plans: Sequence[TilePlan]) -> list[Tensor]:
     side = isqrt(features.shape[1])
     if side * side != features.shape[1]:
         raise GridError(f"{features.shape[1]} features a tile do not form a square: pass h*h of them")
-    per_image = rearrange(features, "n (h w) c -> n h w c", h=side).split([plan.tiles for plan in plans])
+    per_image = torch.split(rearrange(features, "n (h w) c -> n h w c", h=side), [plan.tiles for plan in plans])
     return [_merge_image(tiles, plan) for tiles, plan in zip(per_image, plans, strict=True)]
 
 
@@ -79,7 +79,7 @@ def _merge_image(tiles: Tensor, plan: TilePlan) -> Tensor:
     """The map of one image: ``[tiles, h, w, c] -> [H, W, scales*c]``."""
     if plan.thumbnail:
         raise GridError("a plan with a thumbnail has no merged map: its tiles stay apart, one media token each")
-    scales = tiles.split([grid.count for grid in plan.grids])
+    scales = torch.split(tiles, [grid.count for grid in plan.grids])
     maps = [merge_grid(blocks, grid) for blocks, grid in zip(scales, plan.grids, strict=True)]
     if len(maps) == 1:
         return repeat(maps[0], "h w c -> h w (scales c)", scales=plan.repeat)

@@ -63,4 +63,4 @@ class SingleTile:
         pixels = resize_padded(rgb, self.tile, self.resampler)
         tile = np.empty((3, self.tile, self.tile), dtype=np.float32)
         normalise(rearrange(pixels[:, :, :3], "h w c -> c h w"), out=tile)
-        return TiledImage(tiles=torch.from_numpy(tile).unsqueeze(0), plan=plan)
+        return TiledImage(tiles=torch.as_tensor(tile).unsqueeze(0), plan=plan)
