@@ -72,7 +72,7 @@ class VideoFile:
 
     def _open(self) -> InputContainer:
         try:
-            container = av.open(self._file, mode="r", options=_CLOSED)
+            container = av.open(self._file, mode="r", container_options=_CLOSED)
         except (FFmpegError, ValueError, UnicodeDecodeError) as error:
             raise MediaError(f"{self.name} is not a video or is cut short: {_plain(error)}") from None
         problem = _unusable(container)
