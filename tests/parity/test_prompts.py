@@ -85,7 +85,7 @@ def test_stages(golden_case, loaded):
             if name in expected:
                 torch.testing.assert_close(tensor, expected[name], **FEATURES)
     if "hidden_states.0" in expected:
-        states = model.llm(model.embed(inputs).embeds, hidden_states=True)
+        states = model.llm.hidden_states(model.embed(inputs).embeds)
         for index, state in enumerate(states):
             torch.testing.assert_close(state, expected[f"hidden_states.{index}"], **FEATURES)
 

@@ -35,7 +35,7 @@ def test_equals_transformers(tied: bool, factor: float):
     ours = make(tied=tied, rope_factor=factor)
     theirs = reference(ours, tied=tied, factor=factor)
     ids = torch.randint(97, (2, 19))
-    states = ours(ours.embed_tokens(ids), hidden_states=True)
+    states = ours.hidden_states(ours.embed_tokens(ids))
     expected = theirs(ids, output_hidden_states=True)
     torch.testing.assert_close(ours.logits(states[-1]), expected.logits, atol=1e-5, rtol=0)
     assert len(states) == len(expected.hidden_states)

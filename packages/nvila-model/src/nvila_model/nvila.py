@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 import torch
 from nvila_compress import Compressor
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from nvila_model.config import NVILAConfig
 from nvila_model.framing import Framing
 from nvila_model.fusion import Fused, attention_mask, fuse
-from nvila_model.generate import generate, stream
+from nvila_model.generate import Answer, generate, stream
 from nvila_model.inputs import ModelInputs, TiledVideo
 from nvila_model.loss import token_losses
 from nvila_model.qwen2 import Qwen2
@@ -49,6 +49,14 @@ class Output:
     loss: Tensor | None = None
 
 
+class Tower(Protocol):
+    """A vision tower: tiles ``[n, 3, s, s]`` -> features ``[n, (s / patch_size)^2, c]``."""
+
+    @property
+    def patch_size(self) -> int: ...
+    def __call__(self, pixels: Tensor, /) -> Tensor: ...
+
+
 class NVILA(nn.Module):
     """The full vision-language model.
 
@@ -66,7 +74,7 @@ class NVILA(nn.Module):
     def __init__(
         self,
         *,
-        vision: nn.Module,
+        vision: Tower,
         tiler: Tiler,
         compressor: Compressor,
         projector: nn.Module,
@@ -77,7 +85,7 @@ class NVILA(nn.Module):
         config: NVILAConfig | None = None,
     ) -> None:
         super().__init__()
-        self.vision = vision
+        self.vision: Tower = vision
         self.tiler = tiler
         self.compressor = compressor
         self.projector = projector
@@ -225,7 +233,13 @@ class NVILA(nn.Module):
 
     # From messages to answers
 
-    def generate(self, messages: Conversation | Sequence[Conversation], sampling: Sampling | None = None) -> Any:
+    @overload
+    def generate(self, messages: Conversation, sampling: Sampling | None = None) -> Answer: ...
+    @overload
+    def generate(self, messages: Sequence[Conversation], sampling: Sampling | None = None) -> list[Answer]: ...
+    def generate(
+        self, messages: Conversation | Sequence[Conversation], sampling: Sampling | None = None
+    ) -> Answer | list[Answer]:
         """Answer one conversation, or each of a list of them.
 
         Args:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-import torch.utils.checkpoint
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nvila_model.cache import KVCache
 
@@ -177,47 +177,50 @@ class Qwen2(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         cache: KVCache | None = None,
-        hidden_states: bool = False,
-    ) -> Tensor | list[Tensor]:
-        """Hidden states after the final norm.
+    ) -> Tensor:
+        """Hidden states after the final norm, ``[b, t, width]``.
 
         Args:
             embeds: ``[b, t, width]``.
             positions: ``[b, t]`` int64; by default they go on from what the cache holds.
-            mask: bool ``[b, 1, t, cached + t]``, True where a query may look; None means plain causal, which
-                needs an empty cache or ``t == 1``.
+            mask: bool ``[b, 1, t, cached + t]``, True where a query may look; None means plain causal.
             cache: keys and values of earlier positions; grows by ``t``.
-            hidden_states: return all ``layers + 1`` states (embeddings first, normed last) instead.
         """
         start = 0 if cache is None else cache.length
         if mask is None and start and embeds.shape[1] > 1:
             mask = causal_mask(embeds.shape[1], start, device=embeds.device)
-        if positions is None:
-            positions = torch.arange(start, start + embeds.shape[1], device=embeds.device)[None]
-        angles = rotary_angles(
-            positions,
-            head_dim=self.head_dim,
-            theta=self.rope_theta,
-            factor=self.rope_factor,
-            dtype=embeds.dtype,
-        )
-        x, states = embeds, [embeds]
+        angles = self.angles(embeds, start, positions)
+        x = embeds
         for index, layer in enumerate(self.layers):
             if self.gradient_checkpointing and self.training:
-                x = torch.utils.checkpoint.checkpoint(layer, x, angles, mask, cache, index, use_reentrant=False)
+                x = checkpoint(layer, x, angles, mask, cache, index, use_reentrant=False)
             else:
                 x = layer(x, angles, mask, cache, index)
-            if hidden_states:
-                states.append(x)
         if cache is not None:
             cache.advance(embeds.shape[1])
-        x = self.norm(x)
-        return [*states[:-1], x] if hidden_states else x
+        return self.norm(x)
+
+    def hidden_states(self, embeds: Tensor) -> list[Tensor]:
+        """The ``layers + 1`` states of plain causal attention: embeddings first, the last one normed."""
+        angles = self.angles(embeds, 0, None)
+        states = [embeds]
+        for index, layer in enumerate(self.layers):
+            states.append(layer(states[-1], angles, None, None, index))
+        return [*states[:-1], self.norm(states[-1])]
+
+    def angles(self, embeds: Tensor, start: int, positions: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Rotary angles of ``positions``, or of those from ``start`` on."""
+        if positions is None:
+            positions = torch.arange(start, start + embeds.shape[1], device=embeds.device)[None]
+        return rotary_angles(
+            positions, head_dim=self.head_dim, theta=self.rope_theta, factor=self.rope_factor, dtype=embeds.dtype
+        )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token. Shapes: ``[..., width]`` -> ``[..., vocab_size]``."""
-        weight = self.embed_tokens.weight if self.lm_head is None else None
-        return F.linear(hidden, weight) if weight is not None else self.lm_head(hidden)
+        if self.lm_head is None:
+            return F.linear(hidden, self.embed_tokens.weight)
+        return self.lm_head(hidden)
 
 
 def causal_mask(length: int, start: int, *, device: torch.device) -> Tensor:

@@ -8,7 +8,7 @@ variants default to the exact one; the difference moves embeddings by 4e-4, so t
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import timm
 from torch import Tensor, nn
@@ -62,14 +62,14 @@ class VisionTower(nn.Module):
             global_pool="",
             num_classes=0,
         )
-        return cls(without_final_norm(trunk))
+        return cls(without_final_norm(cast("VisionTransformer", trunk)))
 
     @classmethod
     def from_open_clip(cls, name: str, *, pretrained: str | None = None, select_layer: int = -2) -> VisionTower:
         """The image tower of an open-clip SigLIP model, cut at ``select_layer``."""
         import open_clip
 
-        trunk = open_clip.create_model(name, pretrained=pretrained).visual.trunk
+        trunk = cast("VisionTransformer", open_clip.create_model(name, pretrained=pretrained).visual.trunk)  # pyright: ignore
         trunk.blocks = trunk.blocks[: len(trunk.blocks) + 1 + select_layer]
         return cls(without_final_norm(trunk))
 
@@ -103,9 +103,10 @@ class VisionTower(nn.Module):
         count = len(self.trunk.blocks)
         indices = [count - 1] if last_only else list(range(count))
         weight = self.trunk.patch_embed.proj.weight
-        return self.trunk.forward_intermediates(
+        states = self.trunk.forward_intermediates(
             pixels.to(weight.dtype), indices=indices, norm=False, output_fmt="NLC", intermediates_only=True
         )
+        return cast("list[Tensor]", states)
 
 
 def without_final_norm(trunk: VisionTransformer) -> VisionTransformer:
