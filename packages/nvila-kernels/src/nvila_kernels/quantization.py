@@ -93,10 +93,7 @@ def quantize_int4(
     group_size = min(group_size, weight.shape[1]) or weight.shape[1]
     values = grouped(weight.float(), group_size)
     lowest = values.amin(-1).clamp(max=0)
-    if symmetric:
-        span = values.abs().amax(-1) / 7
-    else:
-        span = (values.amax(-1).clamp(min=0) - lowest) / 15
+    span = values.abs().amax(-1) / 7 if symmetric else (values.amax(-1).clamp(min=0) - lowest) / 15
     scale = span.to(dtype)
     scale = torch.where(scale < torch.finfo(dtype).tiny, torch.ones_like(scale), scale)
     wide = scale.float()

@@ -14,6 +14,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from .errors import ImageError
+from .grid import check_size
 
 AnyImage: TypeAlias = Image.Image | NDArray[np.uint8] | Tensor
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -44,6 +45,7 @@ def to_pillow(image: AnyImage, *, exif: bool) -> Image.Image:
     """
     if not isinstance(image, Image.Image):
         return Image.fromarray(np.ascontiguousarray(check_array(image))).convert("RGB")
+    check_size(*image.size)
     try:
         image.load()
     except (OSError, SyntaxError, ValueError) as error:
@@ -103,7 +105,7 @@ def _convert(image: Image.Image) -> Image.Image:
 def _from_16_bit(image: Image.Image) -> Image.Image:
     """16-bit grey as 8-bit grey, 65535 becoming 255, rounded. Pillow opens some 16-bit files as mode I."""
     values: NDArray[Any] = np.asarray(image)
-    lowest, highest = int(values.min(initial=0)), int(values.max(initial=0))
+    lowest, highest = int(values.min()), int(values.max())
     if lowest < 0 or highest > 65535:
         raise ImageError(
             f"an image of mode I with values {lowest} to {highest} is not 16-bit grey: scale it to 0-65535"

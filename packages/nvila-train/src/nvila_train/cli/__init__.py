@@ -1,0 +1,5 @@
+"""The ``nvila-train`` command."""
+
+from nvila_train.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,106 @@
+"""``nvila-train run`` and ``nvila-train eval``."""
+
+import json
+import shutil
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nvila_train import distributed
+from nvila_train.evaluate import Result, accuracy, evaluate
+from nvila_train.recipe import Recipe, RecipeError
+from nvila_train.run import run as run_recipe
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train NVILA, and measure it.",
+)
+console = Console(stderr=True)
+
+Model = Annotated[str, typer.Argument(help="'nano', a checkpoint folder, or a hub repository.")]
+Seed = Annotated[int, typer.Option(help="Of the scenes; another seed draws others.")]
+Count = Annotated[int, typer.Option(min=1, help="Questions a kind.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+Wrong = Annotated[bool, typer.Option("--wrong", help="Also list the questions answered wrong.")]
+
+
+@app.command("run")
+def run(
+    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe such as 'nano'.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/nano"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each process; no more than free cores.")] = 1,
+) -> None:
+    """Run the stages of a recipe. Under torchrun, processes share each batch."""
+    torch.set_num_threads(threads)
+    distributed.join()
+    path = recipe_path(recipe)
+    loaded = Recipe.read(path)
+    if out.exists() and not resume and distributed.rank() == 0:
+        raise RecipeError(f"{out} exists: add --resume to go on with it, or choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    if distributed.rank() == 0:
+        shutil.copyfile(path, out / "recipe.toml")
+    run_recipe(loaded, out, report=show if distributed.rank() == 0 else None)
+
+
+@app.command("eval")
+def evaluate_(model: Model, seed: Seed = 0, count: Count = 50, as_json: AsJson = False, wrong: Wrong = False) -> None:
+    """Exact match on fresh scenes, drawn with fonts that were never trained on."""
+    from nvila_model.nvila import NVILA
+
+    loaded = NVILA.from_pretrained(model)
+    with console.status("asking", spinner="line") as status:
+        done: list[Result] = []
+
+        def report(found: list[Result]) -> None:
+            done.extend(found)
+            status.update(f"asked {len(done)} questions")
+
+        results = evaluate(loaded, seed=seed, count=count, report=report)
+    shares = accuracy(results)
+    if wrong:
+        for result in results:
+            if not result.right:
+                console.print(f"{result.kind} {result.seed}: {result.question} {result.expected!r} not {result.answer!r}")
+    if as_json:
+        print(json.dumps({"accuracy": shares, "seed": seed, "count": count}))
+        return
+    table = Table("kind", "exact match", title=f"{model}, {count} questions a kind, seed {seed}")
+    for kind, share in shares.items():
+        table.add_row(kind, f"{share:.1%}")
+    Console().print(table)
+
+
+def recipe_path(name: str) -> Path:
+    """The file of a recipe: a path, or the name of a shipped one. Raises: RecipeError."""
+    shipped = Path(str(files("nvila_train"))) / "recipes" / f"{name}.toml"
+    if Path(name).is_file():
+        return Path(name)
+    if shipped.is_file():
+        return shipped
+    names = sorted(path.stem for path in shipped.parent.glob("*.toml"))
+    raise RecipeError(f"no recipe {name!r}: give a TOML file or one of {', '.join(names)}")
+
+
+def show(record: dict[str, Any]) -> None:
+    """One line of progress."""
+    extra = " ".join(f"{k} {v}" for k, v in record.items() if k not in ("stage", "step", "seconds"))
+    console.print(f"{record['stage']} {record['step']}: {extra} ({record['seconds']:.0f} s)", highlight=False)
+
+
+def main() -> None:
+    """Entry point: errors end in one line and code 1."""
+    try:
+        app(prog_name="nvila-train")
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"nvila-train: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -1,0 +1,50 @@
+"""The projector's first lesson: give the embeddings that the written-out scene has.
+
+The language model was pretrained on scenes written out as embeddings in the places of visual tokens. Where the vision
+tower's pretraining already knows what a patch shows, the projector only has to translate, and it is told every token's
+embedding instead of one answer a picture. The language model is not run at all.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nvila_train.samples import Pictures, pictures
+from nvila_train.stream import SceneStream
+from nvila_train.trainee import Trainee
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentTask:
+    """Batches of pictures with their written-out embeddings.
+
+    The loss is the squared distance over the spread of the embeddings (1 for a projector that knows nothing but their
+    mean), and counts tokens.
+    """
+
+    trainee: Trainee
+    stream: SceneStream
+    samples: int
+
+    def batch(self, step: int, rank: int, world: int) -> list[Pictures]:
+        numbers = range(step * self.samples + rank, (step + 1) * self.samples, world)
+        return [pictures(self.stream, number, self.trainee.tiler)[0] for number in numbers]
+
+    def loss(self, batch: list[Pictures]) -> tuple[Tensor, int, dict[str, float]]:
+        model = self.trainee.model
+        tiles = torch.cat([tiled.tiles for shown in batch for tiled in shown.tiled()])
+        plans = [plan for shown in batch for plan in shown.plans]
+        tokens = torch.cat([token for parts in model.media_tokens(tiles, plans) for token in parts])
+        with torch.no_grad():
+            targets = torch.cat([self.written(shown) for shown in batch])
+            spread = targets.var(dim=0).mean()
+        distance = (tokens - targets).square().mean(-1) / spread
+        return distance.sum(), len(distance), {}
+
+    def written(self, shown: Pictures) -> Tensor:
+        """The embeddings of all tokens of the pictures, in the order of visual tokens."""
+        written = self.trainee.written
+        labels = shown.labels(patch=self.trainee.patch, all_scales=False)
+        embeds = written(written.index(labels, shown.grid, whole=shown.clip))
+        return embeds.flatten(0, 1) if shown.clip else written.read_in_order(embeds, shown.grid)

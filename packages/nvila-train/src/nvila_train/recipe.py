@@ -1,0 +1,199 @@
+"""Recipes: TOML files that say what is trained, on what, how long and how fast.
+
+Everything is validated before anything runs; an unknown field is an error, not a default.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from nvila_model.config import EncoderConfig, LLMConfig, NVILAConfig, ProjectorConfig, VisionConfig
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+
+from nvila_train.playground import KINDS
+
+Part = Literal["vision", "projector", "llm", "patches", "written"]
+Objective = Literal["patches", "written", "alignment", "answers"]
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message names the file, the field and what is wrong."""
+
+
+class Strict(BaseModel):
+    """A table of a recipe: no unknown fields, no changes afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class VisionSize(Strict):
+    """``[vision]``: a SigLIP tower of which every layer is used."""
+
+    tile: PositiveInt
+    patch: PositiveInt
+    width: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    mlp_width: PositiveInt
+
+
+class LanguageSize(Strict):
+    """``[llm]``: a Qwen2 with tied embeddings."""
+
+    vocabulary: Annotated[int, Field(ge=256)]
+    width: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    kv_heads: PositiveInt
+    mlp_width: PositiveInt
+    context: PositiveInt
+    rope_theta: PositiveFloat = 10_000.0
+
+
+class ModelSize(Strict):
+    """``[model]``: how the parts are put together."""
+
+    scales: tuple[PositiveInt, ...]
+    max_tiles: PositiveInt
+    projector: str
+    frames: PositiveInt
+    pool: tuple[PositiveInt, PositiveInt, PositiveInt]
+
+
+class Stage(Strict):
+    """One ``[[stage]]``.
+
+    Attributes:
+        name: of the stage's folder and in the log.
+        objective: what is learnt; see ``nvila_train.objectives``.
+        rates: peak learning rate of each part that is trained; all others are frozen.
+        steps: optimizer steps.
+        samples: scenes a step, over all processes.
+        mix: how often each kind of scene comes, as weights.
+        questions: questions about a scene in one conversation, at most.
+        captions: how often a conversation asks for the whole scene.
+        floor: share of the learning rate that is left at the end.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+    objective: Objective
+    rates: dict[Part, PositiveFloat]
+    steps: PositiveInt
+    samples: PositiveInt
+    mix: dict[str, PositiveFloat]
+    questions: Annotated[int, Field(ge=0)] = 4
+    captions: Annotated[float, Field(ge=0, le=1)] = 0.0
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @field_validator("rates")
+    @classmethod
+    def trains_something(cls, value: dict[str, float]) -> dict[str, float]:
+        if not value:
+            raise ValueError("no part is trained: give at least one part a learning rate")
+        return value
+
+    @field_validator("mix")
+    @classmethod
+    def known_kinds(cls, value: dict[str, float]) -> dict[str, float]:
+        unknown = sorted(set(value) - set(KINDS))
+        if unknown or not value:
+            raise ValueError(f"kinds {unknown or 'missing'}: choose from {', '.join(KINDS)}")
+        return value
+
+
+class Recipe(Strict):
+    """A whole recipe.
+
+    Attributes:
+        seed: of the weights and of every stream of scenes.
+        stage: the stages in order; each begins with the weights that the one before it left.
+    """
+
+    name: str
+    seed: int
+    model: ModelSize
+    vision: VisionSize
+    llm: LanguageSize
+    stage: Annotated[tuple[Stage, ...], Field(min_length=1)]
+
+    @field_validator("stage")
+    @classmethod
+    def names_differ(cls, value: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        names = [stage.name for stage in value]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"stage {twice[0]!r} is there twice: give every stage its own name")
+        return value
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Recipe":
+        """Read a TOML file. Raises: RecipeError."""
+        try:
+            return cls.model_validate(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+        except OSError as error:
+            raise RecipeError(f"cannot read {path}: {error.strerror}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(f"{path} is not TOML: {error}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise RecipeError(f"{path}: {place}: {first['msg']}") from None
+
+    def config(self, *, rows: int) -> NVILAConfig:
+        """The description of the model, for a tokenizer of ``rows`` ids."""
+        llm, vision, model = self.llm, self.vision, self.model
+        return NVILAConfig(
+            architectures=["LlavaLlamaModel"],
+            model_type="llava_llama",
+            llm=LLMConfig(
+                architectures=["Qwen2ForCausalLM"],
+                model_type="qwen2",
+                vocab_size=rows,
+                hidden_size=llm.width,
+                intermediate_size=llm.mlp_width,
+                num_hidden_layers=llm.layers,
+                num_attention_heads=llm.heads,
+                num_key_value_heads=llm.kv_heads,
+                max_position_embeddings=llm.context,
+                model_max_length=llm.context,
+                rms_norm_eps=1e-6,
+                rope_theta=llm.rope_theta,
+                tie_word_embeddings=True,
+                hidden_act="silu",
+            ),
+            vision=VisionConfig(
+                architectures=["SiglipVisionModel"],
+                model_type="siglip_vision_model",
+                hidden_size=vision.width,
+                intermediate_size=vision.mlp_width,
+                num_hidden_layers=vision.layers,
+                num_attention_heads=vision.heads,
+                image_size=vision.tile,
+                patch_size=vision.patch,
+                layer_norm_eps=1e-6,
+                hidden_act="gelu_pytorch_tanh",
+                num_channels=3,
+                vision_use_head=False,
+            ),
+            projector=ProjectorConfig(
+                architectures=["MultimodalProjector"],
+                model_type="v2l_projector",
+                mm_projector_type=model.projector,
+            ),
+            hidden_size=llm.width,
+            mm_hidden_size=vision.width * len(model.scales),
+            image_aspect_ratio="dynamic_s2",
+            dynamic_s2=True,
+            s2_scales=",".join(str(scale) for scale in model.scales),
+            s2_max_split_size=model.scales[0],
+            s2_resize_output_to_scale_idx=-1,
+            min_tiles=1,
+            max_tiles=model.max_tiles,
+            num_video_frames=model.frames,
+            video_encoder=EncoderConfig(
+                _target_="llava.model.encoders.TSPVideoEncoder", pool_sizes=[model.pool]
+            ),
+            mm_vision_select_layer=-1,
+            mm_vision_select_feature="cls_patch",
+            model_dtype="torch.float16",
+        )

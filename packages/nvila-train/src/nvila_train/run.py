@@ -1,0 +1,91 @@
+"""Run a recipe: its stages one after the other, each in its own folder.
+
+    <out>/tokenizer/            learnt first
+    <out>/<n>-<stage>/          state.pt (to resume from), log.jsonl
+    <out>/model/                the checkpoint, in upstream's layout, written after every stage
+
+A stage that is complete is not run again; one that was stopped goes on at its next step.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from nvila_model.tokenizer import Tokenizer
+
+from nvila_train import distributed
+from nvila_train.loop import Task, finished, train
+from nvila_train.objectives.alignment import AlignmentTask
+from nvila_train.objectives.answers import AnswerTask
+from nvila_train.objectives.patches import PatchTask
+from nvila_train.objectives.written import WrittenTask
+from nvila_train.playground import KINDS
+from nvila_train.recipe import Recipe, Stage
+from nvila_train.stream import SceneStream
+from nvila_train.trainee import Trainee, new_trainee, param_groups
+from nvila_train.vocabulary import train_tokenizer
+
+VOCABULARY_SCENES = 2500
+"""Scenes that the tokenizer is learnt from."""
+
+
+def run(recipe: Recipe, out: Path, *, report: Callable[[dict[str, Any]], None] | None = None) -> Trainee:
+    """Run every stage that is not complete; the result is also saved as ``out/model``."""
+    trainee = new_trainee(recipe.config(rows=1), tokenizer(recipe, out), seed=recipe.seed)
+    for number, stage in enumerate(recipe.stage, start=1):
+        folder = out / f"{number}-{stage.name}"
+        if finished(folder, trainee, steps=stage.steps):
+            continue
+        train(
+            task_of(stage, trainee, seed=recipe.seed * 1000 + number),
+            trainee,
+            groups=param_groups(trainee, stage.rates),
+            steps=stage.steps,
+            folder=folder,
+            floor=stage.floor,
+            stage=stage.name,
+            report=report,
+        )
+        if distributed.rank() == 0:
+            save_model(trainee, out / "model")
+    return trainee
+
+
+def tokenizer(recipe: Recipe, out: Path) -> Tokenizer:
+    """The run's tokenizer, learnt if there is none yet."""
+    folder = out / "tokenizer"
+    if not folder.exists():
+        stream = SceneStream(seed=recipe.seed, mix=dict.fromkeys(KINDS, 1.0))
+        scenes = (stream.scene(number) for number in range(VOCABULARY_SCENES))
+        learnt = train_tokenizer(scenes, size=recipe.llm.vocabulary, context=recipe.llm.context)
+        if distributed.rank() == 0:
+            learnt.save(folder)
+        return learnt
+    return Tokenizer.from_folder(folder)
+
+
+def task_of(stage: Stage, trainee: Trainee, *, seed: int) -> Task:
+    """The task of a stage's objective."""
+    stream = SceneStream(seed=seed, mix=stage.mix)
+    match stage.objective:
+        case "patches":
+            return PatchTask(trainee=trainee, stream=stream, samples=stage.samples)
+        case "alignment":
+            return AlignmentTask(trainee=trainee, stream=stream, samples=stage.samples)
+        case "written":
+            return WrittenTask(
+                trainee=trainee, stream=stream, samples=stage.samples, most=stage.questions, captions=stage.captions
+            )
+        case "answers":
+            return AnswerTask(
+                trainee=trainee, stream=stream, samples=stage.samples, most=stage.questions, captions=stage.captions
+            )
+
+
+def save_model(trainee: Trainee, folder: Path) -> None:
+    """Write the checkpoint in float16."""
+    weights = {name: value.clone() for name, value in trainee.state_dict().items()}
+    trainee.model.to(torch.float16).save_pretrained(str(folder))
+    trainee.model.to(torch.float32)
+    trainee.load_state_dict(weights)

@@ -1,0 +1,100 @@
+"""What is being trained: the model, and what helps to train it and is thrown away afterwards.
+
+``patches`` are the linear heads of the vision tower's pretraining, ``written`` the embeddings of written-out scenes of the
+language model's. All stages share one module, so that any of them can be resumed and any can follow any other.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import torch
+from nvila_model.assemble import assemble
+from nvila_model.config import NVILAConfig
+from nvila_model.nvila import NVILA
+from nvila_model.processor import Processor
+from nvila_model.tokenizer import Tokenizer
+from nvila_tiling import DynamicS2
+from torch import nn
+
+from nvila_train.patch_heads import PatchHeads
+from nvila_train.written import WrittenScene
+
+PARTS: Final = ("vision", "projector", "llm", "patches", "written")
+"""The parts that a stage may train, each at its own rate."""
+
+
+class Trainee(nn.Module):
+    """An NVILA with its scaffolding.
+
+    Args:
+        model: the NVILA; its tiler must be ``DynamicS2`` and its tower square.
+    """
+
+    def __init__(self, model: NVILA) -> None:
+        super().__init__()
+        self.model = model
+        side = model.vision.side
+        self.patches = PatchHeads(model.vision.width)
+        self.written = WrittenScene(model.llm.embed_tokens.embedding_dim, side=side, fold=side // self._across())
+
+    def _across(self) -> int:
+        side = self.model.vision.side
+        return self.model.compressor.out_grid((side, side))[0]
+
+    @property
+    def processor(self) -> Processor:
+        return self.model.needed_processor()
+
+    @property
+    def tiler(self) -> DynamicS2:
+        tiler = self.processor.tiler
+        assert isinstance(tiler, DynamicS2)
+        return tiler
+
+    @property
+    def patch(self) -> int:
+        """Side of a patch in pixels."""
+        return self.model.vision.patch_size
+
+    def part(self, name: str) -> nn.Module:
+        """One of ``PARTS``."""
+        return getattr(self if name in ("patches", "written") else self.model, name)
+
+
+def new_trainee(config: NVILAConfig, tokenizer: Tokenizer, *, seed: int) -> Trainee:
+    """Random weights.
+
+    The language model's matrices are drawn wider than the published 0.02, which is meant for widths above a thousand: at a
+    width of 128 it would leave the first blocks without effect.
+    """
+    torch.manual_seed(seed)
+    trainee = Trainee(assemble(config, tokenizer))
+    llm = trainee.model.llm
+    for module in llm.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.7 * module.in_features**-0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+    for layer in llm.layers:
+        for last in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            last.weight.data.mul_(0.3)
+    return trainee
+
+
+def param_groups(trainee: Trainee, rates: Mapping[str, float]) -> Sequence[Mapping[str, Any]]:
+    """Freeze every part that has no rate; a parameter group for each other.
+
+    Raises: ValueError for a part that does not exist.
+    """
+    unknown = sorted(set(rates) - set(PARTS))
+    if unknown:
+        raise ValueError(f"no part {unknown[0]!r} to train: choose from {', '.join(PARTS)}")
+    groups: list[Mapping[str, Any]] = []
+    for name in PARTS:
+        part = trainee.part(name)
+        part.requires_grad_(name in rates)
+        if name in rates:
+            groups.append({"params": list(part.parameters()), "lr": rates[name], "name": name})
+    return groups
