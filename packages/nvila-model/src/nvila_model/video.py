@@ -68,7 +68,7 @@ class VideoFile:
     def read(self, indices: Sequence[int]) -> Iterator[tuple[int, PILImage.Image | None]]:
         """Frames by number, ascending, each once; None for one that does not decode."""
         for index, frame in self._find(sorted(set(indices))):
-            yield index, None if frame is None else _to_image(frame)
+            yield index, None if frame is None else to_image(frame)
 
     def _open(self) -> InputContainer:
         try:
@@ -245,7 +245,8 @@ def _unusable(container: InputContainer) -> str | None:
     return "is text, not a video" if codec.name in _TEXT_CODECS else None
 
 
-def _to_image(frame: VideoFrame) -> PILImage.Image:
+def to_image(frame: VideoFrame) -> PILImage.Image:
+    """A decoded frame as an RGB image, upright."""
     image = frame.to_image()
     # Phones store the turn beside the pixels, counter-clockwise as Pillow counts it.
     return image.rotate(frame.rotation, expand=True) if frame.rotation else image

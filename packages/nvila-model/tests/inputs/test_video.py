@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nvila_model.frame_sampling import at_rate, cut_at_rate, spread
 from nvila_model.media import Image, MediaError, MediaWarning, Video
-from nvila_model.video import VideoFile
+from nvila_model.video import VideoFile, to_image
 from PIL import Image as PILImage
 
 RATE = 10
@@ -123,6 +124,13 @@ def test_more_frames_than_there_are_repeat() -> None:
 
 def test_sound_that_outlasts_the_pictures_is_no_damage() -> None:
     assert len(Video(clip("matroska", "mpeg4", frames=4, sound=True)).load(num_frames=4).frames) == 4
+
+
+@pytest.mark.parametrize("turn", [90, -90, 180, 0])
+def test_a_turned_frame_is_set_upright(turn: int) -> None:
+    upright = PILImage.fromarray(numbered(13))
+    stored = SimpleNamespace(to_image=lambda: upright.rotate(-turn, expand=True), rotation=turn)
+    assert to_image(stored).tobytes() == upright.tobytes()  # pyright: ignore[reportArgumentType]
 
 
 # Pictures instead of a file
