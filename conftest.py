@@ -9,7 +9,9 @@ ROOT = Path(__file__).parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--golden", type=Path, default=ROOT.parent / "shared" / "golden", help="folder of the reference's values")
+    parser.addoption(
+        "--golden", type=Path, default=ROOT.parent / "shared" / "golden", help="folder of the reference's values"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

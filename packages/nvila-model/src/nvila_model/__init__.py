@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nvila_model.checkpoint import CheckpointError, export_hf
     from nvila_model.config import NVILAConfig
+    from nvila_model.estimate import count_tokens, estimate_memory
     from nvila_model.generate import Answer, BudgetError
     from nvila_model.inputs import ModelInputs
     from nvila_model.media import Image, Video
     from nvila_model.nvila import NVILA
     from nvila_model.parity import Parity
+    from nvila_model.presets import list_models, preset
     from nvila_model.processor import Processor
     from nvila_model.sampling import Sampling
     from nvila_model.sources import MediaError
@@ -31,7 +33,11 @@ __all__ = [
     "Processor",
     "Sampling",
     "Video",
+    "count_tokens",
+    "estimate_memory",
     "export_hf",
+    "list_models",
+    "preset",
 ]
 
 _MODULES = {
@@ -47,7 +53,11 @@ _MODULES = {
     "Processor": "processor",
     "Sampling": "sampling",
     "Video": "media",
+    "count_tokens": "estimate",
+    "estimate_memory": "estimate",
     "export_hf": "checkpoint",
+    "list_models": "presets",
+    "preset": "presets",
 }
 
 

@@ -25,8 +25,9 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as they were given, with changes; defaults that were never set stay out."""
-        return self.model_dump(mode="json", exclude_unset=True)
+        """The fields as they were given, with changes; defaults that were never set stay out, but for the type."""
+        kind = {"model_type": self.model_type} if "model_type" in type(self).model_fields else {}  # pyright: ignore
+        return {**self.model_dump(mode="json", exclude_unset=True), **kind}
 
 
 class LLMConfig(Section):

@@ -44,7 +44,9 @@ def to_pillow(image: AnyImage, *, exif: bool) -> Image.Image:
     Raises: ImageError if it is none of these, holds no pixels, or cannot be decoded.
     """
     if not isinstance(image, Image.Image):
-        return Image.fromarray(np.ascontiguousarray(check_array(image))).convert("RGB")
+        array = check_array(image)
+        plane_or_colours = array[:, :, 0] if array.shape[2] == 1 else array[:, :, :3]
+        return Image.fromarray(np.ascontiguousarray(plane_or_colours)).convert("RGB")
     check_size(*image.size)
     try:
         image.load()
@@ -99,7 +101,12 @@ def _convert(image: Image.Image) -> Image.Image:
     if isinstance(image.info.get("transparency"), bytes):
         # Pillow warns when a palette with an alpha per colour becomes RGB at once; the way over RGBA is silent.
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    if image.mode == "La":  # Pillow knows no direct way from premultiplied grey to RGB
+        image = image.convert("LA")
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise ImageError(f"an image of mode {image.mode} has no way to RGB ({error}): convert it first") from error
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:

@@ -12,6 +12,7 @@ from nvila_train.playground import Scene
 CAPTION_REQUESTS: Final = ("Describe the picture.", "What do you see?", "Write down what is there.")
 """Questions whose answer is the scene written out."""
 
+
 def turns(scene: Scene | Story, rng: Random, *, most: int, captions: float) -> list[tuple[str, str]]:
     """Pairs of question and answer.
 

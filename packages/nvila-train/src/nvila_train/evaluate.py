@@ -61,7 +61,9 @@ def evaluate(
 
 def _ask(model: NVILA, kind: str, numbers: range, seed: int) -> Iterator[Result]:
     scenes = [draw(kind, seed=seed * 1_000_003 + number, split="test") for number in numbers]
-    asked = [Random(f"{seed}/{kind}/{number}").choice(scene.questions) for number, scene in zip(numbers, scenes, strict=True)]
+    asked = [
+        Random(f"{seed}/{kind}/{number}").choice(scene.questions) for number, scene in zip(numbers, scenes, strict=True)
+    ]
     messages = [
         [{"role": "user", "content": [file_of(scene), question.question]}]
         for scene, question in zip(scenes, asked, strict=True)

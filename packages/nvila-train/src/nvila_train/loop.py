@@ -33,7 +33,7 @@ class Task(Protocol):
         ...
 
 
-class NotFinite(RuntimeError):
+class NotFiniteError(RuntimeError):
     """The loss became infinite or not a number."""
 
 
@@ -63,7 +63,7 @@ def train(
         stage: name written into the log.
         report: called with every logged record.
 
-    Raises: NotFinite, with the last state intact on disk.
+    Raises: NotFiniteError, with the last state intact on disk.
     """
     optimizer = adamw(groups)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -85,7 +85,9 @@ def train(
                 parameter.grad.div_(max(1, total))
         norm = nn.utils.clip_grad_norm_(parameters, clip)
         if not torch.isfinite(norm):
-            raise NotFinite(f"the gradient of step {step} is {float(norm)}: resume from {folder} with a lower rate")
+            raise NotFiniteError(
+                f"the gradient of step {step} is {float(norm)}: resume from {folder} with a lower rate"
+            )
         optimizer.step()
         labels += count
         for name, value in {"loss": float(loss.detach()), **extra}.items():

@@ -33,10 +33,9 @@ def rate_factor(step: int, steps: int, *, warm_up: float = WARM_UP, floor: float
 
 def adamw(groups: Iterable[Mapping[str, Any]]) -> torch.optim.AdamW:
     """AdamW over parameter groups, each with its own ``lr``; remembers them as the peak of the schedule."""
-    optimizer = torch.optim.AdamW(
+    return torch.optim.AdamW(
         [{**group, "peak": group["lr"]} for group in groups], weight_decay=0.0, betas=(0.9, 0.98), eps=1e-8
     )
-    return optimizer
 
 
 def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -44,9 +44,7 @@ class DensePretraining(nn.Module):
     def forward(self, tiles: Tensor) -> dict[str, Tensor]:
         scores = self.head(self.norm(self.vision(tiles)))
         parts = scores.split([torch.Size(size).numel() for size in self.sizes.values()], dim=-1)
-        return {
-            name: part.unflatten(-1, size) for (name, size), part in zip(self.sizes.items(), parts, strict=True)
-        }
+        return {name: part.unflatten(-1, size) for (name, size), part in zip(self.sizes.items(), parts, strict=True)}
 
 
 WEIGHTS = {"cover": 1.0, "characters": 1.0, "objects": 0.5, "width": 0.15, "height": 0.15, "place": 0.15}
@@ -91,7 +89,12 @@ class DenseTask:
         said = (labels.cover > 0).sum(1) + (labels.objects > 0).sum(1) + (labels.characters > 0).sum((1, 2))
         keep = said > torch.randint(0, 4, said.shape)
         keep[0] = True
-        return tiles[keep], PatchLabels(cover=labels.cover[keep], characters=labels.characters[keep], objects=labels.objects[keep], sizes=labels.sizes[keep])
+        return tiles[keep], PatchLabels(
+            cover=labels.cover[keep],
+            characters=labels.characters[keep],
+            objects=labels.objects[keep],
+            sizes=labels.sizes[keep],
+        )
 
     def tiled(self, number: int, patch: int) -> list[tuple[Tensor, PatchLabels]]:
         """The tiles and labels of one scene; a clip gives all its frames, one tile each."""

@@ -190,9 +190,7 @@ class Recipe(Strict):
             min_tiles=1,
             max_tiles=model.max_tiles,
             num_video_frames=model.frames,
-            video_encoder=EncoderConfig(
-                _target_="llava.model.encoders.TSPVideoEncoder", pool_sizes=[model.pool]
-            ),
+            video_encoder=EncoderConfig(_target_="llava.model.encoders.TSPVideoEncoder", pool_sizes=[model.pool]),
             mm_vision_select_layer=-1,
             mm_vision_select_feature="cls_patch",
             model_dtype="torch.float16",

@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
-import torch
-from nvila_tiling import DynamicS2, Tiler, TilePlan
-from PIL import Image
+from nvila_tiling import Tiler
 from torch import Tensor
 
 from nvila_train.playground import Scene, Split, draw

@@ -1,7 +1,7 @@
 """What is being trained: the model, and what helps to train it and is thrown away afterwards.
 
-``patches`` are the linear heads of the vision tower's pretraining, ``written`` the embeddings of written-out scenes of the
-language model's. All stages share one module, so that any of them can be resumed and any can follow any other.
+``patches`` are the linear heads of the vision tower's pretraining, ``written`` the embeddings of written-out scenes
+of the language model's. All stages share one module, so that any of them can be resumed and any can follow any other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,8 +64,8 @@ class Trainee(nn.Module):
 def new_trainee(config: NVILAConfig, tokenizer: Tokenizer, *, seed: int) -> Trainee:
     """Random weights.
 
-    The language model's matrices are drawn wider than the published 0.02, which is meant for widths above a thousand: at a
-    width of 128 it would leave the first blocks without effect.
+    The language model's matrices are drawn wider than the published 0.02, which is meant for widths above a
+    thousand: at a width of 128 it would leave the first blocks without effect.
     """
     torch.manual_seed(seed)
     trainee = Trainee(assemble(config, tokenizer))

@@ -106,4 +106,3 @@ def show(report: dict[str, Any]) -> None:
         for name, seconds in report["seconds"].items():
             times.add_row(name, f"{seconds:.4f}")
         console.print(times)
-

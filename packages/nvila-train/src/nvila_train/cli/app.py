@@ -70,7 +70,9 @@ def evaluate_(model: Model, seed: Seed = 0, count: Count = 50, as_json: AsJson =
     if wrong:
         for result in results:
             if not result.right:
-                console.print(f"{result.kind} {result.seed}: {result.question} {result.expected!r} not {result.answer!r}")
+                console.print(
+                    f"{result.kind} {result.seed}: {result.question} {result.expected!r} not {result.answer!r}"
+                )
     if as_json:
         print(json.dumps({"accuracy": shares, "seed": seed, "count": count}))
         return
