@@ -15,7 +15,7 @@ plans = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(plans, st.data())
 def test_image_to_tile_and_back(plan: TilePlan, data: st.DataObject) -> None:
     points = torch.rand(5, 2, dtype=torch.float64) * torch.tensor(plan.size)
@@ -28,7 +28,7 @@ def test_image_to_tile_and_back(plan: TilePlan, data: st.DataObject) -> None:
     torch.testing.assert_close(tile_to_image(local, plan, tile=tile), points)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(plans, st.data())
 def test_tile_to_image_and_back(plan: TilePlan, data: st.DataObject) -> None:
     tile = data.draw(st.integers(0, plan.tiles - 1))

@@ -103,10 +103,7 @@ def _convert(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
     if image.mode == "La":  # Pillow knows no direct way from premultiplied grey to RGB
         image = image.convert("LA")
-    try:
-        return image.convert("RGB")
-    except ValueError as error:
-        raise ImageError(f"an image of mode {image.mode} has no way to RGB ({error}): convert it first") from error
+    return image.convert("RGB")
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
