@@ -91,6 +91,6 @@ def _questions(rng: Random, series: Series, with_shares: bool) -> list[Question]
     if with_shares:
         label, value, _ = rng.choice(rows)
         found.append(
-            ask(rng, f"{value}%", "How many percent is {label}?", "What is the share of {label}?", label=label)
+            ask(rng, f"{value}%", "How many percent are {label}?", "What is the share of {label}?", label=label)
         )
     return found

@@ -58,7 +58,12 @@ def lookups(rng: Random, series: Series, thing: str) -> list[Question]:
     high, low = max(numbers), min(numbers)
     found = [
         ask(
-            rng, value, "What is the value of {label}?", "How much is {label}?", "Which value has {label}?", label=label
+            rng,
+            value,
+            "What is the value of {label}?",
+            "How much is {label}?",
+            "Which value does {label} have?",
+            label=label,
         )
         for label, value in pairs[:2]
     ]

@@ -19,25 +19,25 @@ VALUES: dict[str, Callable[[Random], str]] = {
     "Home": lambda rng: rng.choice(CITIES),
     "Temp": lambda rng: str(rng.randint(-9, 38)),
     "Rain": lambda rng: str(rng.randint(0, 90)),
-    "Open": lambda rng: f"{rng.randint(6, 11)}-{rng.randint(14, 22)}",
+    "Hours": lambda rng: f"{rng.randint(6, 11)}-{rng.randint(14, 22)}",
 }
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "Item": ("Price", "Qty"),
     "Name": ("Age", "Job", "Home"),
     "City": ("Temp", "Rain"),
-    "Day": ("Open", "Temp"),
+    "Day": ("Hours", "Temp"),
 }
 
 FORWARD: dict[str, tuple[str, ...]] = {
     "Price": ("What is the price of {key}?", "How much is {key}?"),
-    "Qty": ("How many {key} are listed?", "What is the qty of {key}?"),
+    "Qty": ("What is the qty of {key}?", "Which qty is given for {key}?"),
     "Age": ("How old is {key}?", "What is the age of {key}?"),
     "Job": ("What is the job of {key}?", "Which job does {key} have?"),
     "Home": ("Where is the home of {key}?", "In which city does {key} live?"),
     "Temp": ("What is the temp for {key}?", "Which temp is given for {key}?"),
-    "Rain": ("What is the rain for {key}?", "How much rain for {key}?"),
-    "Open": ("When is it open on {key}?", "What are the hours on {key}?"),
+    "Rain": ("What is the rain for {key}?", "How much rain is given for {key}?"),
+    "Hours": ("When is it open on {key}?", "What are the hours on {key}?"),
 }
 
 
@@ -80,7 +80,7 @@ def table(page: Page) -> tuple[list[Line], list[Question]]:
             ask(
                 rng,
                 printed(word),
-                "Which {key} has {head} {value}?",
+                "Which {key} has the {head} {value}?",
                 key=key.lower(),
                 head=heads[column].lower(),
                 value=printed(body[word][column]),

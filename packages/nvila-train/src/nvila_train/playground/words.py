@@ -12,9 +12,9 @@ def _words(text: str) -> list[str]:
 
 
 ITEMS: Final = _words(
-    "Tea Milk Bread Apple Cake Soup Rice Fish Eggs Salt Juice Pizza Pasta Salad Coffee Butter Cheese Honey "
-    "Lemon Onion Pear Plum Bacon Beans Candy Cocoa Corn Cream Grape Lamb Mango Melon Olive Peach Pie Sugar Toast "
-    "Water Wine Yogurt Soap Book Pen Lamp Socks Shirt Cup Bowl Rope Nails"
+    "Tea Milk Bread Apple Cake Soup Rice Fish Salt Juice Pizza Pasta Salad Coffee Butter Cheese Honey "
+    "Lemon Onion Pear Plum Bacon Candy Cocoa Corn Cream Grape Lamb Mango Melon Olive Peach Pie Sugar Toast "
+    "Water Wine Yogurt Soap Book Pen Lamp Shirt Cup Bowl Rope"
 )
 
 NAMES: Final = _words(
