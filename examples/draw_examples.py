@@ -1,55 +1,46 @@
-"""Draw the example pictures and clips, and write down their true answers.
+"""Redraw the example pictures and clips from their seeds, and write down their true answers.
 
-uv run python examples/draw_examples.py
+uv run python examples/draw_examples.py [FOLDER]
 
-The scenes come from the playground's test split, whose fonts and seeds nano was never trained on.
+All come from the playground's test split, whose fonts and random numbers nano never saw in training.
 """
 
 import json
+import sys
 from pathlib import Path
 
-from nvila_train.playground import Scene, draw
+from nvila_train.playground import draw
 
-FOLDER = Path(__file__).parent
-SCENES = {
-    "receipt": ("documents", "What is the total?", None),
-    "form": ("documents", "What is the job", None),
-    "table": ("documents", "What is the temp", None),
-    "sign": ("documents", "What is written on the sign", None),
-    "bars": ("charts", "How many bars", None),
-    "pie": ("charts", "What colour is the largest slice", None),
-    "shapes": ("shapes", "How many", None),
-    "colours": ("shapes", "What colour", None),
-    "motion": ("clips", "What colour is the moving", None),
-    "counting": ("clips", "How many times", None),
-    "order": ("clips", "Which shape comes first", None),
+EXAMPLES = {
+    "receipt.png": ("documents", 9317, ["What is the total?", "What is the shop called?"]),
+    "till_roll.png": ("documents", 9207, ["How much is the total?", "What does the cake cost?"]),
+    "form.png": ("documents", 9112, ["Which city is given?", "What is the date?"]),
+    "table.png": ("documents", 9288, ["What is the price of Salad?", "Which item has the price 8.40?"]),
+    "sign.png": ("documents", 9491, ["What does the sign say?", "What colour is the sign?"]),
+    "bars.png": ("charts", 9040, ["Which bar is the highest?", "How many bars are there?"]),
+    "line.png": ("charts", 9005, ["What is the value of Sam?", "Which label has the highest value?"]),
+    "pie.png": ("charts", 9213, ["Which label has the largest slice?", "What is the share of Fri?"]),
+    "shapes.png": ("shapes", 9012, ["How many shapes are there?", "What is the largest shape?"]),
+    "banner.png": ("shapes", 9013, ["Where is the blue triangle?", "How many triangles are there?"]),
+    "motion.mp4": ("clips", 9057, ["Which way does the shape move?", "What is moving?"]),
+    "order.mp4": ("clips", 9033, ["What colour is the third shape?", "What follows the green star?"]),
+    "flashes.mp4": ("clips", 9065, ["How many times does the star flash?", "What is flashing?"]),
 }
+"""File name: kind, seed, and the questions that are kept."""
 
+here = Path(__file__).parent
+folder = Path(sys.argv[1]) if len(sys.argv) > 1 else here
+folder.mkdir(parents=True, exist_ok=True)
+answers: list[dict[str, str]] = []
 
-def main() -> None:
-    """Write each scene and ``answers.json``."""
-    answers = []
-    for number, (name, (kind, begins, holds)) in enumerate(SCENES.items()):
-        scene, question = find(kind, begins, holds, first=1000 * (number + 1))
-        file = FOLDER / f"{name}.{'mp4' if scene.clip else 'png'}"
-        if scene.clip:
-            file.write_bytes(scene.clip.encode())
-        else:
-            scene.image.save(file)
-        answers.append({"media": f"examples/{file.name}", "question": question.question, "answer": question.answer})
-    (FOLDER / "answers.json").write_text(json.dumps(answers, indent=2) + "\n")
+for name, (kind, seed, wanted) in EXAMPLES.items():
+    scene = draw(kind, seed=seed, split="test")
+    if scene.clip is not None:
+        (folder / name).write_bytes(scene.clip.encode())
+    elif scene.image is not None:
+        scene.image.save(folder / name)
+    known = {question.question: question.answer for question in scene.questions}
+    answers += [{"media": f"{here.name}/{name}", "question": text, "answer": known[text]} for text in wanted]
 
-
-def find(kind: str, begins: str | None, holds: str | None, *, first: int) -> tuple[Scene, object]:
-    """The first scene from a seed on with a question that begins so, or that holds the word."""
-    for seed in range(first, first + 400):
-        scene = draw(kind, seed=seed, split="test")
-        for question in scene.questions:
-            text = question.question
-            if (begins is None or text.startswith(begins)) and (holds is None or holds in text.lower()):
-                return scene, question
-    raise LookupError(f"no {kind} question that begins {begins!r} and holds {holds!r}")
-
-
-if __name__ == "__main__":
-    main()
+(folder / "answers.json").write_text(json.dumps(answers, indent=2) + "\n")
+print(f"{len(EXAMPLES)} pictures and clips with {len(answers)} questions in {folder}")
