@@ -21,10 +21,11 @@ EXAMPLES = {
     "line.png": ("charts", 9005, ["What is the value of Sam?", "Which label has the highest value?"]),
     "pie.png": ("charts", 9213, ["Which label has the largest slice?", "What is the share of Fri?"]),
     "shapes.png": ("shapes", 9012, ["How many shapes are there?", "What is the largest shape?"]),
+    "colours.png": ("shapes", 8000, ["What colour is the smallest shape?", "Is there a green triangle?"]),
     "banner.png": ("shapes", 9013, ["Where is the blue triangle?", "How many triangles are there?"]),
     "motion.mp4": ("clips", 9057, ["Which way does the shape move?", "What is moving?"]),
     "order.mp4": ("clips", 9033, ["What colour is the third shape?", "What follows the green star?"]),
-    "flashes.mp4": ("clips", 9065, ["How many times does the star flash?", "What is flashing?"]),
+    "counting.mp4": ("clips", 10005, ["How many times does the star flash?", "Which shape flashes?"]),
 }
 """File name: kind, seed, and the questions that are kept."""
 
