@@ -17,7 +17,7 @@ SHORT_SIDE = 160
 LEGEND_WIDTH = 560
 MARGIN = 16
 LINE = 28
-STROKE = 4
+STROKE = 3
 
 
 def draw_plan(image: AnyImage, plan: TilePlan) -> Image.Image:
@@ -81,7 +81,7 @@ def _cell(grid: Grid, row: int, col: int, size: tuple[int, int]) -> tuple[float,
 
 def _outline(draw: ImageDraw.ImageDraw, grid: Grid, size: tuple[int, int], level: int) -> None:
     """Outline every tile of a scale; each scale lies a little further in, so that shared edges stay apart."""
-    inset = 2 + level * (STROKE + 2)
+    inset = 1 + level * (STROKE + 1)
     for row in range(grid.rows):
         for col in range(grid.cols):
             left, top, right, bottom = _cell(grid, row, col, size)
