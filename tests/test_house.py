@@ -1,11 +1,15 @@
 """The house itself: who may import whom, what is public, and that siblings agree on their versions."""
 
 import ast
+import importlib
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {name: ROOT / "packages" / f"nvila-{name}" for name in ("tiling", "compress", "kernels", "model", "train")}
@@ -18,32 +22,102 @@ MAY_IMPORT = {
 }
 
 
+PUBLIC = {
+    "tiling": """DynamicS2 DynamicTiles Grid GridError ImageError SingleTile TilePlan TiledImage Tiler TilingError
+        draw_plan image_to_tile merge_grid merge_scales split_grid tile_many tile_to_image""",
+    "compress": """Compressor GridError PerceiverResampler SpatialToChannel SpatioTemporalPool TemporalAverage
+        TokenLearner build channel_to_spatial list_compressors""",
+    "kernels": """Int4Linear Int8Linear available_backends cast_fp8 pack_int4 unpack_int4 use_backend w4a16_linear
+        w8a8_linear""",
+    "model": """NVILA Answer BudgetError CheckpointError Image MediaError ModelInputs NVILAConfig Parity Processor
+        Sampling Video count_tokens estimate_memory export_hf list_models preset""",
+    "train": "",
+}
+"""Every public name. To change one is to change what others build on: it needs a line in the CHANGELOG too."""
+
+LONGEST_MODULE = 350
+
+
 def project(name: str) -> dict:
     return tomllib.loads((PACKAGES[name] / "pyproject.toml").read_text())["project"]
 
 
+def sources(name: str) -> list[tuple[Path, ast.Module]]:
+    return [(path, ast.parse(path.read_text())) for path in sorted(PACKAGES[name].glob("src/**/*.py"))]
+
+
 def imported(name: str) -> set[str]:
-    """The siblings that a package's source names in any import."""
+    """The top-level modules that a package's source names in any import, wherever it stands."""
     found = set()
-    for path in PACKAGES[name].glob("src/**/*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            modules = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+    for _, tree in sources(name):
+        for node in ast.walk(tree):
+            modules = [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
             modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             found |= {module.split(".")[0] for module in modules}
-    return {sibling for sibling in PACKAGES if f"nvila_{sibling}" in found} - {name}
+    return found - {f"nvila_{name}"}
+
+
+def siblings(name: str) -> set[str]:
+    return {sibling for sibling in PACKAGES if f"nvila_{sibling}" in imported(name)}
+
+
+def declared(name: str) -> dict[str, Requirement]:
+    """What a package depends on, its extras included, by distribution."""
+    extras = project(name).get("optional-dependencies", {}).values()
+    lines = [*project(name)["dependencies"], *(line for extra in extras for line in extra)]
+    return {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, lines)}
 
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_arrows_only_point_up(name: str):
-    assert imported(name) <= MAY_IMPORT[name]
+    assert siblings(name) <= MAY_IMPORT[name]
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_what_is_imported_is_declared(name: str):
+    """Nothing is used that only happens to be there because another package wants it."""
+    distributions = packages_distributions()
+    foreign = imported(name) - sys.stdlib_module_names
+    missing = {
+        module
+        for module in foreign
+        if not {canonicalize_name(owner) for owner in distributions.get(module, [module])} & declared(name).keys()
+    }
+    assert not missing, f"nvila-{name} imports {sorted(missing)}: declare them in its pyproject.toml, with a floor"
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_public_names_are_frozen(name: str):
+    module = importlib.import_module(f"nvila_{name}")
+    assert sorted(module.__all__) == sorted(PUBLIC[name].split())
+    undocumented = [public for public in module.__all__ if not getattr(module, public).__doc__]
+    assert not undocumented
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_module_fits_in_a_head(name: str):
+    long = {str(path): len(path.read_text().splitlines()) for path, _ in sources(name)}
+    assert not {path: lines for path, lines in long.items() if lines > LONGEST_MODULE}
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_only_the_command_line_prints(name: str):
+    """A library that prints cannot be used in a pipe."""
+    printing = {
+        str(path)
+        for path, tree in sources(name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+        if "cli" not in path.parts
+    }
+    assert not printing
 
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_siblings_are_declared_and_bounded(name: str):
     """uv does not check the bounds of workspace members, so this does."""
-    declared = {requirement.name: requirement for requirement in map(Requirement, project(name)["dependencies"])}
-    for sibling in imported(name):
-        bound = declared[f"nvila-{sibling}"].specifier
+    for sibling in siblings(name):
+        bound = declared(name)[f"nvila-{sibling}"].specifier
         version = project(sibling)["version"]
         major, minor = version.split(".")[:2]
         assert bound.contains(version)
