@@ -68,3 +68,15 @@ def test_errors_name_the_remedy() -> None:
         pack_scale_zero(torch.ones(1, 1), torch.zeros(1, 1), in_features=32, group_size=32)
     with pytest.raises(ValueError, match=r"zero points span 0..64, 0..63 fit"):
         pack_scale_zero(torch.ones(1, 2, dtype=torch.float16), torch.tensor([[0, 64]]), in_features=64, group_size=32)
+
+
+@pytest.mark.parametrize(("in_features", "group_size", "rows"), [(33, 32, 4), (160, 64, 4), (273, 32, 12), (200, 0, 1)])
+def test_scales_fill_whole_blocks(in_features: int, group_size: int, rows: int) -> None:
+    """A kernel reads the scales of whole blocks; those beyond the last feature must be there, and be 0."""
+    groups = -(-in_features // group_size) if group_size else 1
+    scale, zero = torch.ones(5, groups, dtype=torch.float16), torch.full((5, groups), 8, dtype=torch.uint8)
+    words = pack_scale_zero(scale, zero, in_features=in_features, group_size=group_size)
+    assert words.shape == (rows, 5)
+    padded, _ = unpack_scale_zero(words, torch.float16)
+    assert torch.equal(padded[:, :groups], scale)
+    assert int(padded[:, groups:].count_nonzero()) == 0

@@ -68,3 +68,13 @@ def test_refusals() -> None:
             zero=torch.zeros(2, 2, dtype=torch.uint8),
             group_size=32,
         )
+
+
+def test_int8_codes_divide_once() -> None:
+    """``127 * (1 / largest)`` rounds twice, and moves codes that lie at a tie."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(4000, 64, generator=generator).bfloat16().float()
+    largest = values.abs().amax(-1, keepdim=True)
+    factor = (torch.tensor(127.0, dtype=torch.float64) / largest.double()).float()
+    codes, _ = quantize_int8(values)
+    assert torch.equal(codes, (values * factor).round().to(torch.int8))

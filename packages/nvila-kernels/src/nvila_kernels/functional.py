@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nvila_kernels import ops, reference
-from nvila_kernels.pack import BLOCK, blocks, kernel_group
+from nvila_kernels.pack import BLOCK, blocks, kernel_group, kernel_groups
 from nvila_kernels.quantization import FP8_MAX, padded_features
 
 
@@ -43,7 +43,7 @@ def w4a16_linear(
             f"activations of the weight's width"
         )
     group = kernel_group(k, group_size)
-    groups = -(-k // group) if group else 1
+    groups = kernel_groups(k, group)
     if tuple(scale_zero.shape) != (groups, n):
         raise ValueError(
             f"scale_zero has shape {tuple(scale_zero.shape)}, {k} features in groups of {group or k} need "

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nvila_kernels import functional
-from nvila_kernels.pack import BLOCK, blocks, kernel_group, pack_int4, pack_scale_zero
+from nvila_kernels.pack import BLOCK, blocks, kernel_group, kernel_groups, pack_int4, pack_scale_zero
 from nvila_kernels.quantization import Int4Codes, padded_features, quantize_int4, quantize_int8
 from nvila_kernels.reference import int4_codes
 
@@ -49,7 +49,7 @@ class Int4Linear(nn.Module):
         self.scale_dtype = scale_dtype
         self.accumulate = torch.float32
         group = kernel_group(in_features, group_size)
-        groups = -(-in_features // group) if group else 1
+        groups = kernel_groups(in_features, group)
         packed = torch.zeros(blocks(in_features), out_features, 32, dtype=torch.int16, device=device)
         self.register_buffer("packed", packed)
         self.register_buffer("scale_zero", torch.zeros(groups, out_features, dtype=torch.int32, device=device))

@@ -84,25 +84,34 @@ def kernel_group(in_features: int, group_size: int) -> int:
     )
 
 
+def kernel_groups(in_features: int, group: int) -> int:
+    """How many groups of ``kernel_group`` features the packed scales hold: those of whole blocks, or one for a row."""
+    return blocks(in_features) * (BLOCK // group) if group else 1
+
+
 def pack_scale_zero(scale: Tensor, zero: Tensor, *, in_features: int, group_size: int) -> Tensor:
     """Put each group's scale and zero point into one 32-bit word, the scale in the upper half.
 
     One word, so that the GPU can fetch both with one asynchronous copy (4 bytes is its smallest).
 
+    A kernel reads whole blocks of 128 features, so the groups are filled up to whole blocks, with scales of 0.
+
     Shapes: scale float16 or bfloat16 ``[n, g]``, zero integer ``[n, g]`` in 0..63 -> int32 ``[g', n]``, where
-    ``g'`` counts groups of :func:`kernel_group` features.
+    ``g'`` is that of :func:`kernel_groups`.
     Raises: ValueError for another scale type or a zero point outside 0..63.
     """
     if scale.dtype not in (torch.float16, torch.bfloat16):
         raise ValueError(f"scales are {scale.dtype}, float16 or bfloat16 fit the packed word: cast them first")
     if zero.numel() and (int(zero.min()) < 0 or int(zero.max()) > 63):
         raise ValueError(f"zero points span {int(zero.min())}..{int(zero.max())}, 0..63 fit: requantize the weight")
-    if kernel_group(in_features, group_size) == BLOCK and group_size > BLOCK:
+    group = kernel_group(in_features, group_size)
+    if group == BLOCK and group_size > BLOCK:
         repeats = group_size // BLOCK
         scale = scale.repeat_interleave(repeats, dim=1)[:, : blocks(in_features)]
         zero = zero.repeat_interleave(repeats, dim=1)[:, : blocks(in_features)]
     bits = scale.contiguous().view(torch.int16).to(torch.int32)
-    return rearrange(bits << 16 | zero.to(torch.int32), "n g -> g n").contiguous()
+    words = rearrange(bits << 16 | zero.to(torch.int32), "n g -> g n")
+    return torch.nn.functional.pad(words, (0, 0, 0, kernel_groups(in_features, group) - len(words))).contiguous()
 
 
 def unpack_scale_zero(scale_zero: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -124,7 +124,8 @@ def quantize_int8(values: Tensor, *, padded: int | None = None) -> tuple[Tensor,
     wide = values.float()
     largest = wide.abs().amax(-1)
     largest = torch.where(largest == 0, torch.full_like(largest, INT8_MAX), largest)
-    codes = (wide * (INT8_MAX / largest)[..., None]).round().clamp(-INT8_MAX, INT8_MAX).to(torch.int8)
+    factor = torch.full_like(largest, INT8_MAX) / largest  # 127 / largest would multiply with a rounded reciprocal
+    codes = (wide * factor[..., None]).round().clamp(-INT8_MAX, INT8_MAX).to(torch.int8)
     return pad_features(codes, padded), largest / INT8_MAX
 
 

@@ -23,9 +23,10 @@ def int4_codes(
     packed: Tensor, scale_zero: Tensor, in_features: int, group_size: int, scale_dtype: torch.dtype
 ) -> Int4Codes:
     """Unpack a weight in the kernels' layout; ``group_size`` 0 stands for a whole row."""
-    scale, zero = unpack_scale_zero(scale_zero, scale_dtype)
-    codes = unpack_int4(packed, in_features)
-    return Int4Codes(codes=codes, scale=scale, zero=zero, group_size=group_size or in_features)
+    group_size = group_size or in_features
+    groups = -(-in_features // group_size)
+    scale, zero = unpack_scale_zero(scale_zero[:groups], scale_dtype)
+    return Int4Codes(codes=unpack_int4(packed, in_features), scale=scale, zero=zero, group_size=group_size)
 
 
 def dequantize(

@@ -1,0 +1,214 @@
+"""4-bit weights times 16-bit activations: a decode kernel, a prefill kernel and the sum over split K.
+
+All compute the transpose ``out.T = weight @ x.T``: the weight is the first operand of ``tl.dot``, so that dequantized
+weights go from registers straight into the tensor cores and the batch side of a tile may be as narrow as 8 rows.
+
+decode   multiplies the float32 sum of a group with its scale: the weights stay exact integers
+prefill  multiplies each weight with its scale before the product: fewer registers at large tiles, weights rounded to 16
+bits
+
+Rows and columns beyond the edge wrap around to valid addresses and are not stored, so that no mask burdens the loop.
+K is a multiple of 128 here; the launcher pads the activations with zeros where it is not.
+"""
+# ruff: noqa: N803, SIM108 - constants of a kernel are in capitals; a constexpr branch is a statement
+# pyright: basic, reportArgumentType=false, reportAssignmentType=false, reportRedeclaration=false
+# pyright: reportIndexIssue=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
+# The body of a kernel is triton's language, whose functions carry no usable types.
+
+import triton
+import triton.language as tl
+
+from nvila_kernels.triton.nibbles import centred, scale_of
+
+
+@triton.jit
+def partial(weight, x, total, HALF: tl.constexpr):
+    """One product of 32 features added to the sum of the group."""
+    if HALF:
+        total = tl.dot(weight, x, total, out_dtype=tl.float16)
+    else:
+        total = tl.dot(weight, x, total)
+    return total
+
+
+@triton.jit
+def decode(
+    x,
+    packed,
+    scale_zero,
+    bias,
+    out,
+    M,
+    N,
+    BLOCKS,
+    stride_x,
+    BIAS: tl.constexpr,
+    GROUP: tl.constexpr,
+    SCALE: tl.constexpr,
+    HALF: tl.constexpr,
+    ASM: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    """``out[split, m, n]`` (float32) receives the partial sums of each split of K; without a split, the finished
+    result.
+    """
+    FLOAT: tl.constexpr = x.dtype.element_ty
+    TOTAL: tl.constexpr = tl.float16 if HALF else tl.float32
+    split = tl.program_id(1)
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
+    lane = tl.arange(0, 32)
+    column = n % N
+    per_split = (BLOCKS + SPLIT - 1) // SPLIT
+    begin = split * per_split
+    end = tl.minimum(begin + per_split, BLOCKS)
+    words_at = packed + begin.to(tl.int64) * N * 32 + column[:, None] * 32 + lane[None, :]
+    x_at = x + (m % M)[None, :] * stride_x + begin * 128 + lane[:, None]
+    if GROUP == 0:
+        scales_at = scale_zero + column
+        scale_word = tl.load(scales_at)
+    else:
+        scales_at = scale_zero + begin * (128 // GROUP) * N + column
+    total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    for _ in range(begin, end):
+        words = tl.load(words_at)
+        x0 = tl.load(x_at)
+        x1 = tl.load(x_at + 32)
+        x2 = tl.load(x_at + 64)
+        x3 = tl.load(x_at + 96)
+        zeros = tl.zeros((BLOCK_N, BLOCK_M), TOTAL)
+        if GROUP == 0 or GROUP == 128:
+            if GROUP == 128:
+                scale_word = tl.load(scales_at)
+            w0, w1, w2, w3 = centred(words, (scale_word & 63)[:, None], FLOAT, ASM)
+            group = partial(w0, x0, zeros, HALF)
+            group = partial(w1, x1, group, HALF)
+            group = partial(w2, x2, group, HALF)
+            group = partial(w3, x3, group, HALF)
+            if GROUP == 0:
+                total += group
+            else:
+                total += group * scale_of(scale_word, SCALE)[:, None]
+        elif GROUP == 64:
+            left = tl.load(scales_at)
+            right = tl.load(scales_at + N)
+            w0, w1, _c, _d = centred(words, (left & 63)[:, None], FLOAT, ASM)
+            _a, _b, w2, w3 = centred(words, (right & 63)[:, None], FLOAT, ASM)
+            total += partial(w1, x1, partial(w0, x0, zeros, HALF), HALF) * scale_of(left, SCALE)[:, None]
+            total += partial(w3, x3, partial(w2, x2, zeros, HALF), HALF) * scale_of(right, SCALE)[:, None]
+        else:
+            s0 = tl.load(scales_at)
+            s1 = tl.load(scales_at + N)
+            s2 = tl.load(scales_at + 2 * N)
+            s3 = tl.load(scales_at + 3 * N)
+            w0, _b, _c, _d = centred(words, (s0 & 63)[:, None], FLOAT, ASM)
+            _a, w1, _c, _d = centred(words, (s1 & 63)[:, None], FLOAT, ASM)
+            _a, _b, w2, _d = centred(words, (s2 & 63)[:, None], FLOAT, ASM)
+            _a, _b, _c, w3 = centred(words, (s3 & 63)[:, None], FLOAT, ASM)
+            total += partial(w0, x0, zeros, HALF) * scale_of(s0, SCALE)[:, None]
+            total += partial(w1, x1, zeros, HALF) * scale_of(s1, SCALE)[:, None]
+            total += partial(w2, x2, zeros, HALF) * scale_of(s2, SCALE)[:, None]
+            total += partial(w3, x3, zeros, HALF) * scale_of(s3, SCALE)[:, None]
+        words_at += N.to(tl.int64) * 32
+        x_at += 128
+        if GROUP != 0:
+            scales_at += (128 // GROUP) * N
+    if GROUP == 0:
+        total = total * scale_of(scale_word, SCALE)[:, None]
+    inside = (m[None, :] < M) & (n[:, None] < N)
+    if SPLIT == 1 and BIAS:
+        total += tl.load(bias + column).to(tl.float32)[:, None]
+    out_at = out + split.to(tl.int64) * M * N + m[None, :].to(tl.int64) * N + n[:, None]
+    tl.store(out_at, total.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def sum_splits(workspace, bias, out, M, N, BIAS: tl.constexpr, SPLIT: tl.constexpr, BLOCK: tl.constexpr):
+    """``out[m, n] = sum over splits of workspace[split, m, n] + bias[n]``, always in the same order."""
+    offset = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = offset < M * N
+    total = tl.load(workspace + offset, mask=inside, other=0.0)
+    for split in tl.static_range(1, SPLIT):
+        total += tl.load(workspace + split * M * N + offset, mask=inside, other=0.0)
+    if BIAS:
+        total += tl.load(bias + offset % N, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + offset, total.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def scaled(words, scale_word, FLOAT: tl.constexpr, SCALE: tl.constexpr, ASM: tl.constexpr):
+    """``scale * (code - zero)`` rounded to 16 bits, four ``[n, 32]``."""
+    a, b, c, d = centred(words, (scale_word & 63)[:, None], FLOAT, ASM)
+    scale = scale_of(scale_word, SCALE).to(FLOAT)[:, None]
+    return a * scale, b * scale, c * scale, d * scale
+
+
+@triton.jit
+def prefill(
+    x,
+    packed,
+    scale_zero,
+    bias,
+    out,
+    M,
+    N,
+    BLOCKS,
+    stride_x,
+    BIAS: tl.constexpr,
+    GROUP: tl.constexpr,
+    SCALE: tl.constexpr,
+    HALF: tl.constexpr,
+    ASM: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """``out[m, n]``, finished: one program a tile, all of K."""
+    FLOAT: tl.constexpr = x.dtype.element_ty
+    TOTAL: tl.constexpr = tl.float16 if HALF else tl.float32
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    lane = tl.arange(0, 32)
+    column = n % N
+    words_at = packed + column[:, None] * 32 + lane[None, :]
+    x_at = x + (m % M).to(tl.int64)[None, :] * stride_x + lane[:, None]
+    scales_at = scale_zero + column
+    scale_word = tl.load(scales_at)
+    total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    for _ in range(BLOCKS):
+        words = tl.load(words_at)
+        x0 = tl.load(x_at)
+        x1 = tl.load(x_at + 32)
+        x2 = tl.load(x_at + 64)
+        x3 = tl.load(x_at + 96)
+        if GROUP == 128:
+            scale_word = tl.load(scales_at)
+        if GROUP == 0 or GROUP == 128:
+            w0, w1, w2, w3 = scaled(words, scale_word, FLOAT, SCALE, ASM)
+        elif GROUP == 64:
+            w0, w1, _c, _d = scaled(words, tl.load(scales_at), FLOAT, SCALE, ASM)
+            _a, _b, w2, w3 = scaled(words, tl.load(scales_at + N), FLOAT, SCALE, ASM)
+        else:
+            w0, _b, _c, _d = scaled(words, tl.load(scales_at), FLOAT, SCALE, ASM)
+            _a, w1, _c, _d = scaled(words, tl.load(scales_at + N), FLOAT, SCALE, ASM)
+            _a, _b, w2, _d = scaled(words, tl.load(scales_at + 2 * N), FLOAT, SCALE, ASM)
+            _a, _b, _c, w3 = scaled(words, tl.load(scales_at + 3 * N), FLOAT, SCALE, ASM)
+        if HALF:
+            group = partial(w0, x0, tl.zeros((BLOCK_N, BLOCK_M), TOTAL), HALF)
+            group = partial(w1, x1, group, HALF)
+            group = partial(w2, x2, group, HALF)
+            total += partial(w3, x3, group, HALF)
+        else:
+            total = partial(w0, x0, total, HALF)
+            total = partial(w1, x1, total, HALF)
+            total = partial(w2, x2, total, HALF)
+            total = partial(w3, x3, total, HALF)
+        words_at += N.to(tl.int64) * 32
+        x_at += 128
+        if GROUP != 0:
+            scales_at += (128 // GROUP) * N
+    if BIAS:
+        total += tl.load(bias + column).to(tl.float32)[:, None]
+    out_at = out + m[None, :].to(tl.int64) * N + n[:, None]
+    tl.store(out_at, total.to(out.dtype.element_ty), mask=(m[None, :] < M) & (n[:, None] < N))

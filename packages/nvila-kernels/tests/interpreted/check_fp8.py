@@ -1,0 +1,46 @@
+"""The float8 casts against torch: all 65,536 inputs of each 16-bit type, every kernel."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nvila_kernels import reference
+from nvila_kernels import triton as kernels
+
+TARGETS = [torch.float8_e4m3fn, torch.float8_e5m2]
+
+
+def equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """The same bits; NaN equals NaN."""
+    return bool(((a.view(torch.uint8) == b.view(torch.uint8)) | (a.float().isnan() & b.float().isnan())).all())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("source", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1.0, 0.037, 900.0])
+def check_every_input(target: torch.dtype, source: torch.dtype, scale: float) -> None:
+    x = torch.arange(65536, dtype=torch.int32).to(torch.uint16).view(source).reshape(64, 1024)
+    x = torch.where(x.isnan(), torch.zeros_like(x), x)
+    factor = torch.tensor([scale])
+    expected = reference.cast_fp8(x, factor, target)
+    assert equal(kernels.cast_fp8(x, factor, target), expected)
+    assert equal(kernels.cast_fp8_transposed(x, factor, target), expected.T.contiguous())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    m=st.integers(1, 80),
+    k=st.integers(1, 300),
+    target=st.sampled_from(TARGETS),
+    source=st.sampled_from([torch.float16, torch.bfloat16, torch.float32]),
+    seed=st.integers(0, 1 << 16),
+)
+def check_rows_and_amax(m: int, k: int, target: torch.dtype, source: torch.dtype, seed: int) -> None:
+    x = torch.randn(m, k, generator=torch.Generator().manual_seed(seed)).to(source)
+    x[0] = 0
+    codes, scale = kernels.cast_fp8_rows(x, target)
+    expected = reference.cast_fp8_rows(x, target)
+    assert equal(codes, expected[0])
+    assert torch.equal(scale, expected[1])
+    assert torch.equal(kernels.amax(x), reference.amax(x))
+    assert equal(kernels.cast_fp8(x, scale, target), expected[0])
