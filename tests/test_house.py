@@ -31,7 +31,7 @@ PUBLIC = {
         w8a8_linear""",
     "model": """NVILA Answer BudgetError CheckpointError Image MediaError ModelInputs NVILAConfig Parity Processor
         Sampling Video count_tokens estimate_memory export_hf list_models preset""",
-    "train": "",
+    "train": "Packed Recipe RecipeError Stage pack param_groups train",
 }
 """Every public name. To change one is to change what others build on: it needs a line in the CHANGELOG too."""
 

@@ -23,6 +23,12 @@ SHAPES: Final[dict[str, tuple[int, ...]]] = {
 WEIGHTS: Final = {"cover": 1.0, "characters": 1.0, "objects": 0.5, "width": 0.15, "height": 0.15, "place": 0.15}
 """How much each kind counts in the loss."""
 
+WITH_BACKGROUND: Final = ("cover", "characters", "objects")
+"""Kinds whose class 0 is background."""
+
+BACKGROUND: Final = 0.1
+"""How much a patch that shows nothing counts."""
+
 
 class PatchHeads(nn.Module):
     """Scores of every kind of label from the vision tower's features.
@@ -45,7 +51,11 @@ def _sizes() -> list[int]:
 
 
 def patch_losses(scores: Mapping[str, Tensor], labels: PatchLabels) -> dict[str, Tensor]:
-    """Mean cross-entropy by kind of label; 0 for a kind that has none."""
+    """Mean cross-entropy by kind of label; 0 for a kind that has none.
+
+    Most patches show nothing, so background counts ``BACKGROUND`` times as much as anything else; counted alike, it is
+    nearly all of the gradient and a small tower learns nothing but where things are.
+    """
     width, height, place = labels.sizes.unbind(-1)
     targets = {
         "cover": labels.cover,
@@ -55,11 +65,15 @@ def patch_losses(scores: Mapping[str, Tensor], labels: PatchLabels) -> dict[str,
         "height": height,
         "place": place,
     }
-    return {
-        name: F.cross_entropy(scores[name].flatten(0, -2), target.flatten(), ignore_index=IGNORE, reduction="sum")
-        / (target != IGNORE).sum().clamp(min=1)
-        for name, target in targets.items()
-    }
+    return {name: _balanced(scores[name].flatten(0, -2), target.flatten(), name) for name, target in targets.items()}
+
+
+def _balanced(scores: Tensor, targets: Tensor, kind: str) -> Tensor:
+    losses = F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction="none")
+    weights = (targets != IGNORE).float()
+    if kind in WITH_BACKGROUND:
+        weights = weights.masked_fill(targets == 0, BACKGROUND)
+    return (losses * weights).sum() / weights.sum().clamp(min=1)
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> float:

@@ -8,11 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
-from nvila_tiling import Tiler
-from torch import Tensor
-
 from nvila_train.playground import Scene, Split, draw
-from nvila_train.targets import PatchLabels, patch_labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +41,3 @@ class SceneStream:
     def _choice(self, number: int) -> tuple[str, int]:
         rng = Random(f"{self.seed}/{number}/kind")
         return rng.choices(list(self.mix), list(self.mix.values()))[0], rng.getrandbits(48)
-
-
-def labelled(scene: Scene, tiler: Tiler, *, patch: int) -> tuple[Tensor, PatchLabels]:
-    """The tiles of a scene and the labels of their patches."""
-    assert scene.image is not None
-    tiled = tiler(scene.image)
-    return tiled.tiles, patch_labels(scene, tiled.plan, patch=patch)

@@ -63,6 +63,12 @@ class PatchLabels:
         names = ("cover", "characters", "objects", "sizes")
         return PatchLabels(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
+    def where(self, keep: Tensor) -> "PatchLabels":
+        """The labels of some of the tiles; ``keep`` is bool ``[n]``."""
+        return PatchLabels(
+            cover=self.cover[keep], characters=self.characters[keep], objects=self.objects[keep], sizes=self.sizes[keep]
+        )
+
 
 def patch_labels(scene: Scene, plan: TilePlan, *, patch: int) -> PatchLabels:
     """All labels of a tiled picture.

@@ -64,13 +64,13 @@ class Trainee(nn.Module):
 def new_trainee(config: NVILAConfig, tokenizer: Tokenizer, *, seed: int) -> Trainee:
     """Random weights.
 
-    The language model's matrices are drawn wider than the published 0.02, which is meant for widths above a
-    thousand: at a width of 128 it would leave the first blocks without effect.
+    All matrices are drawn wider than the published 0.02, which is meant for widths above a thousand: at a width of 128
+    it would leave the first blocks without effect. The last matrix of each branch is drawn narrower.
     """
     torch.manual_seed(seed)
     trainee = Trainee(assemble(config, tokenizer))
-    llm = trainee.model.llm
-    for module in llm.modules():
+    llm, vision = trainee.model.llm, trainee.model.vision
+    for module in (*llm.modules(), *vision.modules()):
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.7 * module.in_features**-0.5)
             if module.bias is not None:
@@ -80,6 +80,9 @@ def new_trainee(config: NVILAConfig, tokenizer: Tokenizer, *, seed: int) -> Trai
     for layer in llm.layers:
         for last in (layer.self_attn.o_proj, layer.mlp.down_proj):
             last.weight.data.mul_(0.3)
+    for block in vision.trunk.blocks:
+        for last in (block.attn.proj, block.mlp.fc2):
+            last.weight.data.mul_(0.5)
     return trainee
 
 

@@ -6,7 +6,6 @@ position counts.
 """
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Final
 
 from nvila_model.tokenizer import MEDIA_TOKENS, Tokenizer
@@ -73,8 +72,3 @@ def _texts(scenes: Iterable[Scene]) -> Iterator[str]:
         for question in scene.questions:
             yield question.question
             yield question.answer
-
-
-def tokenizer_path(folder: Path) -> Path:
-    """Where a run keeps its tokenizer."""
-    return folder / "tokenizer"

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from nvila_model.inputs import ModelInputs
 from nvila_model.media import Image, Video
@@ -62,8 +61,3 @@ class AnswerTask:
 def length(talk: Sequence[dict[str, Any]]) -> int:
     """Characters of text, which go with the number of tokens."""
     return sum(len(part) for message in talk for part in message["content"] if isinstance(part, str))
-
-
-def frames_of(frames: np.ndarray) -> Video:
-    """A clip that was not encoded."""
-    return Video(frames)

@@ -34,8 +34,9 @@ class PatchTask:
         numbers = range(step * self.samples + rank, (step + 1) * self.samples, world)
         found = [pictures(self.stream, number, self.trainee.tiler)[0] for number in numbers]
         tiles = torch.cat([tiled.tiles for shown in found for tiled in shown.tiled()])
-        patch = self.trainee.patch
-        return tiles, PatchLabels.join([shown.labels(patch=patch, all_scales=True) for shown in found])
+        labels = PatchLabels.join([shown.labels(patch=self.trainee.patch, all_scales=True) for shown in found])
+        keep = telling(labels, seed=numbers.start)
+        return tiles[keep], labels.where(keep)
 
     def loss(self, batch: tuple[Tensor, PatchLabels]) -> tuple[Tensor, int, dict[str, float]]:
         tiles, labels = batch
@@ -48,3 +49,15 @@ class PatchTask:
         }
         total = torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum()
         return total * count, count, extra
+
+
+def telling(labels: PatchLabels, *, seed: int) -> Tensor:
+    """Which tiles to learn from: all with four labels or more, fewer of the emptier ones, never none.
+
+    Shape: bool ``[n]``; the same for the same seed.
+    """
+    said = (labels.cover > 0).sum(1) + (labels.objects > 0).sum(1) + (labels.characters > 0).sum((1, 2))
+    drawn = torch.randint(0, 4, said.shape, generator=torch.Generator().manual_seed(seed))
+    keep = said > drawn
+    keep[said.argmax()] = True
+    return keep
