@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nvila_train import distributed
-from nvila_train.optim import adamw, rate_factor, set_rates
+from nvila_train.optim import Optimizers, rate_factor
 
 
 class Task(Protocol):
@@ -65,16 +65,16 @@ def train(
 
     Raises: NotFiniteError, with the last state intact on disk.
     """
-    optimizer = adamw(groups)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer = Optimizers(groups)
+    parameters = optimizer.parameters
     start, seconds = restore(folder, module, optimizer) if resume else (0, 0.0)
     sums: dict[str, float] = {}
     labels = 0
     began = time.monotonic() - seconds
     module.train()
     for step in range(start, steps):
-        set_rates(optimizer, rate_factor(step, steps, floor=floor))
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.set_rates(rate_factor(step, steps, floor=floor))
+        optimizer.zero_grad()
         batch = task.batch(step, distributed.rank(), distributed.world())
         loss, count, extra = task.loss(batch)
         loss.backward()
@@ -106,7 +106,7 @@ def train(
 
 
 def _record(
-    stage: str, step: int, sums: Mapping[str, float], labels: int, optimizer: torch.optim.Optimizer, seconds: float
+    stage: str, step: int, sums: Mapping[str, float], labels: int, optimizer: Optimizers, seconds: float
 ) -> dict[str, Any]:
     """One line of the log; sums become means over the labels of all processes."""
     names = sorted(sums)
@@ -117,35 +117,39 @@ def _record(
     return {"stage": stage, "step": step, **means, "rate": float(f"{rate:.3g}"), "seconds": round(seconds, 1)}
 
 
-def save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float) -> None:
+def save(folder: Path, module: nn.Module, optimizer: Optimizers, step: int, seconds: float) -> None:
     """Write the state so that a crash leaves the old one whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {"step": step, "seconds": seconds, "module": module.state_dict(), "optimizer": optimizer.state_dict()}
+    state = {
+        "step": step,
+        "seconds": seconds,
+        "module": module.state_dict(),
+        "trained": [name for name, parameter in module.named_parameters() if parameter.requires_grad],
+        "optimizer": optimizer.state_dict(),
+    }
     torch.save(state, folder / "state.pt.new")
     (folder / "state.pt.new").replace(folder / "state.pt")
 
 
 def finished(folder: Path, module: nn.Module, *, steps: int) -> bool:
-    """Whether the state in a folder has taken all its steps; if so the module gets its weights."""
+    """Whether the state in a folder has taken all its steps; if so the module gets the weights that it trained."""
     path = folder / "state.pt"
     if not path.exists():
         return False
     state = torch.load(path, weights_only=True)
     if state["step"] < steps:
         return False
-    module.load_state_dict(state["module"])
+    trained = {name: state["module"][name] for name in state["trained"]}
+    module.load_state_dict(trained, strict=False)
     return True
 
 
-def restore(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+def restore(folder: Path, module: nn.Module, optimizer: Optimizers) -> tuple[int, float]:
     """Read a state back; the number of steps taken and the seconds they took, zeros if there is none."""
     path = folder / "state.pt"
     if not path.exists():
         return 0, 0.0
     state = torch.load(path, weights_only=True)
     module.load_state_dict(state["module"])
-    peaks = [group["peak"] for group in optimizer.param_groups]
     optimizer.load_state_dict(state["optimizer"])
-    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-        group["peak"] = peak  # the recipe's, should it have changed
     return int(state["step"]), float(state["seconds"])

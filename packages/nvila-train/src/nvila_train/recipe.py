@@ -67,6 +67,7 @@ class Stage(Strict):
         name: of the stage's folder and in the log.
         objective: what is learnt; see ``nvila_train.objectives``.
         rates: peak learning rate of each part that is trained; all others are frozen.
+        muon: peak learning rate of a part's matrices, where Muon trains them; AdamW otherwise.
         steps: optimizer steps.
         samples: scenes a step, over all processes.
         mix: how often each kind of scene comes, as weights.
@@ -78,6 +79,7 @@ class Stage(Strict):
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
     objective: Objective
     rates: dict[Part, PositiveFloat]
+    muon: dict[Part, PositiveFloat] = Field(default_factory=dict)
     steps: PositiveInt
     samples: PositiveInt
     mix: dict[str, PositiveFloat]

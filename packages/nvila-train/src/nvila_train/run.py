@@ -21,7 +21,7 @@ from nvila_train.objectives.answers import AnswerTask
 from nvila_train.objectives.patches import PatchTask
 from nvila_train.objectives.written import WrittenTask
 from nvila_train.playground import KINDS
-from nvila_train.recipe import Recipe, Stage
+from nvila_train.recipe import Recipe, RecipeError, Stage
 from nvila_train.stream import SceneStream
 from nvila_train.trainee import Trainee, new_trainee, param_groups
 from nvila_train.vocabulary import train_tokenizer
@@ -30,24 +30,37 @@ VOCABULARY_SCENES = 2500
 """Scenes that the tokenizer is learnt from."""
 
 
-def run(recipe: Recipe, out: Path, *, report: Callable[[dict[str, Any]], None] | None = None) -> Trainee:
-    """Run every stage that is not complete; the result is also saved as ``out/model``."""
+def run(
+    recipe: Recipe, out: Path, *, only: str | None = None, report: Callable[[dict[str, Any]], None] | None = None
+) -> Trainee:
+    """Run every stage that is not complete; the result is also saved as ``out/model``.
+
+    Args:
+        only: run this stage alone, on top of those that are complete. Stages that train different parts and do not need
+            each other, such as the two pretrainings, can so run side by side in two processes; ``out/model`` is not
+            written.
+
+    Raises: RecipeError if there is no such stage.
+    """
+    names = [stage.name for stage in recipe.stage]
+    if only is not None and only not in names:
+        raise RecipeError(f"recipe {recipe.name} has no stage {only!r}: choose from {', '.join(names)}")
     trainee = new_trainee(recipe.config(rows=1), tokenizer(recipe, out), seed=recipe.seed)
     for number, stage in enumerate(recipe.stage, start=1):
         folder = out / f"{number}-{stage.name}"
-        if finished(folder, trainee, steps=stage.steps):
+        if finished(folder, trainee, steps=stage.steps) or only not in (None, stage.name):
             continue
         train(
             task_of(stage, trainee, seed=recipe.seed * 1000 + number),
             trainee,
-            groups=param_groups(trainee, stage.rates),
+            groups=param_groups(trainee, stage.rates, stage.muon),
             steps=stage.steps,
             folder=folder,
             floor=stage.floor,
             stage=stage.name,
             report=report,
         )
-        if distributed.rank() == 0:
+        if distributed.rank() == 0 and only is None:
             save_model(trainee, out / "model")
     return trainee
 

@@ -86,18 +86,41 @@ def new_trainee(config: NVILAConfig, tokenizer: Tokenizer, *, seed: int) -> Trai
     return trainee
 
 
-def param_groups(trainee: Trainee, rates: Mapping[str, float]) -> Sequence[Mapping[str, Any]]:
+def param_groups(
+    trainee: Trainee, rates: Mapping[str, float], muon: Mapping[str, float] | None = None
+) -> Sequence[Mapping[str, Any]]:
     """Freeze every part that has no rate; a parameter group for each other.
 
-    Raises: ValueError for a part that does not exist.
+    Args:
+        rates: peak rate of each part that is trained.
+        muon: peak rate at which Muon trains the part's matrices, in a group of their own; AdamW trains the rest.
+
+    Raises: ValueError for a part that does not exist, or that has a Muon rate and no other.
     """
-    unknown = sorted(set(rates) - set(PARTS))
+    muon = muon or {}
+    unknown = sorted({*rates, *muon} - set(PARTS))
     if unknown:
         raise ValueError(f"no part {unknown[0]!r} to train: choose from {', '.join(PARTS)}")
+    lone = sorted(set(muon) - set(rates))
+    if lone:
+        raise ValueError(f"part {lone[0]!r} has a Muon rate alone: give it one in rates too, for what is no matrix")
     groups: list[Mapping[str, Any]] = []
     for name in PARTS:
         part = trainee.part(name)
         part.requires_grad_(name in rates)
-        if name in rates:
-            groups.append({"params": list(part.parameters()), "lr": rates[name], "name": name})
+        if name not in rates:
+            continue
+        matrices = _matrices(part) if name in muon else []
+        known = {id(matrix) for matrix in matrices}
+        rest = [parameter for parameter in part.parameters() if id(parameter) not in known]
+        groups.append({"params": rest, "lr": rates[name], "name": name})
+        if matrices:
+            groups.append({"params": matrices, "lr": muon[name], "name": f"{name} matrices", "muon": True})
     return groups
+
+
+def _matrices(part: nn.Module) -> list[nn.Parameter]:
+    """Weights of linear layers, without any that is also an embedding."""
+    tied = {id(module.weight) for module in part.modules() if isinstance(module, nn.Embedding)}
+    linear = [module.weight for module in part.modules() if isinstance(module, nn.Linear)]
+    return [weight for weight in linear if id(weight) not in tied]

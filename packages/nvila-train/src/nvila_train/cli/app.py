@@ -37,6 +37,7 @@ def run(
     recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe such as 'nano'.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/nano"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")] = False,
+    stage: Annotated[str | None, typer.Option(help="Run this stage alone, on top of those that are complete.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each process; no more than free cores.")] = 1,
 ) -> None:
     """Run the stages of a recipe. Under torchrun, processes share each batch."""
@@ -49,7 +50,7 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     if distributed.rank() == 0:
         shutil.copyfile(path, out / "recipe.toml")
-    run_recipe(loaded, out, report=show if distributed.rank() == 0 else None)
+    run_recipe(loaded, out, only=stage, report=show if distributed.rank() == 0 else None)
 
 
 @app.command("eval")
