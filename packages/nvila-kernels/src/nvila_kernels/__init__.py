@@ -1,20 +1,29 @@
 """Quantized linear algebra: W4A16, W8A8 and FP8 on GPU and CPU.
 
-Three layers: ``ops`` (``torch.library``) -> ``functional`` -> ``modules``. Importing needs neither a GPU nor
-triton.
+Three layers: ``ops`` (``torch.library``) -> ``functional`` -> ``modules``; on top of them ``quantize`` and
+``calibrate`` for whole models. Importing needs neither a GPU nor triton.
 """
 
 from nvila_kernels.backends import available_backends, use_backend
+from nvila_kernels.calibrate import awq_scales, smooth_scales
 from nvila_kernels.functional import cast_fp8, w4a16_linear, w8a8_linear
 from nvila_kernels.modules import Int4Linear, Int8Linear
 from nvila_kernels.pack import pack_int4, unpack_int4
+from nvila_kernels.policy import W4A16, W8A8, QuantPolicy
+from nvila_kernels.quantize import quantize_
 
 __all__ = [
+    "W4A16",
+    "W8A8",
     "Int4Linear",
     "Int8Linear",
+    "QuantPolicy",
     "available_backends",
+    "awq_scales",
     "cast_fp8",
     "pack_int4",
+    "quantize_",
+    "smooth_scales",
     "unpack_int4",
     "use_backend",
     "w4a16_linear",
