@@ -31,7 +31,8 @@ def random_(module: nn.Module) -> nn.Module:
 
 
 def close(expected: Tensor, found: Tensor, dtype: torch.dtype) -> None:
-    torch.testing.assert_close(found, expected, rtol=0, atol=DTYPES[dtype] * float(expected.abs().max()))
+    """Operands are of size 1, and may cancel."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=DTYPES[dtype] * (1 + float(expected.abs().max())))
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,5 +1,7 @@
 """The sample of calibration rows, and the walk from block to block."""
 
+from collections.abc import Iterator, Mapping
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -102,6 +104,39 @@ def test_a_walk_sees_what_the_whole_model_shows(double: bool) -> None:
         assert block is names[name]
         nn.init.zeros_(block.get_parameter("inner.weight"))  # the next block must not notice
     assert model.finished == finished
+
+
+class Loaded(Mapping[str, nn.Module]):
+    """The blocks of a model without weights; looking one up gives it weights, and takes those of the last."""
+
+    def __init__(self, model: Stack, states: list[dict[str, Tensor]]) -> None:
+        self.model, self.states = model, states
+        self.order: list[int] = []
+
+    def __getitem__(self, name: str) -> nn.Module:
+        for block in self.model.blocks:
+            block.to("meta")
+        block, index = self.model.blocks[int(name)], int(name)
+        block.load_state_dict(self.states[index], assign=True)
+        self.order.append(index)
+        return block
+
+    def __iter__(self) -> Iterator[str]:
+        return map(str, range(len(self.states)))
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+
+def test_one_block_in_memory_is_enough() -> None:
+    model, batch = Stack(double=False), torch.randn(2, 4, 3)
+    whole = observe(model, lambda: model(batch))
+    states = [{name: tensor.clone() for name, tensor in block.state_dict().items()} for block in model.blocks]
+    blocks = Loaded(model, states)
+    for name, _, seen in walk(blocks, model, [batch]):
+        torch.testing.assert_close(seen["inner"].rows, whole[f"blocks.{name}.inner"].rows)
+        assert [block.inner.weight.is_meta for block in model.blocks] == [str(index) != name for index in range(3)]
+    assert blocks.order == [0, 0, 1, 2]
 
 
 def test_refusals() -> None:

@@ -12,9 +12,9 @@ How far to go is one number: ``s = magnitude^exponent``, with the mean absolute 
 share the activation, not the network. Gradients, as in learned rounding, would fit the calibration data
 closer than the model deserves.
 
-Every candidate is rounded the way the layer will be in the end, clipped ranges included. A search with plain
-rounding picks scales that clipping would not have needed: on the nano model it ended with a larger error than
-clipping alone. A joint one cannot, since exponent 0 is among its candidates.
+Every candidate is rounded the way the layer will be in the end, clipped ranges included. Scales found with plain
+rounding can make clipping less useful, and the two together worse than clipping alone; found together they cannot,
+since exponent 0 is among the candidates. ``benchmarks/bench_quantize.py`` shows what each of the two gives.
 
 Source: AWQ (arXiv 2306.00978), section 3.2. The error is summed over the layers that read one activation, each
 relative to its own output, instead of taken behind the attention as the authors' code does.
@@ -68,7 +68,7 @@ def awq_scales(
         scheme: how the weights will be quantized; by default ``W4A16()``.
         channels: int64 ``[k]``, the scale that each feature takes, where some share one
             (:meth:`~nvila_kernels.calibrate.Fold.channels`); by default each has its own.
-        steps: of the grid; the paper takes 20, which found nothing better where it was tried.
+        steps: of the grid; the paper takes 20, without clipping in the search.
 
     Raises: ValueError on widths that do not belong together, or without a row.
     """

@@ -79,7 +79,8 @@ def walk(
 
     Args:
         blocks: in the order in which the model runs them; the output of each is the first argument of the
-            next, all other arguments stay the same.
+            next, all other arguments stay the same. Each is looked up when its turn comes (the first also
+            before), so a mapping that loads weights on look-up keeps one block in memory.
         forward: runs the model on one batch, without a cache and without padding.
         batches: calibration data.
         capacity: rows sampled of each layer.
