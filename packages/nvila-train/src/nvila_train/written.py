@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from random import Random
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
-from nvila_tiling import Grid, TilePlan, merge_grid
+from nvila_tiling import Grid, merge_grid
 from torch import Tensor, nn
 
 from nvila_train.playground import DENSE_CLASSES
@@ -24,35 +23,49 @@ from nvila_train.targets import HALVES, LENGTHS, PLACES, PatchLabels
 COARSE = 8
 """Rows and columns of places over the whole picture that an embedding tells apart."""
 
+CLASSES = 2 + HALVES
+"""Labels of a patch whose values are classes: its cover, its characters, its object."""
+
 
 class WrittenScene(nn.Module):
     """Embeddings that say what patches show, in the place of visual tokens.
 
-    Each token is the sum of one row for every label of its ``fold x fold`` patches (a label at another patch of the
-    token is another row), of its coarse place in the picture and of its place in the tile.
+    As the compressor and the projector make a token of the features of ``fold x fold`` patches, so is it made here: a
+    patch is the sum of its labels' words, each turned by a matrix of what is labelled, and a token the sum of its
+    patches, each turned by a matrix of its place, and of the token's own places in the picture and the tile. The words
+    are shared: what is learnt of a letter in one place holds in all, and ``red circle`` is ``red`` and ``circle``.
 
     Args:
         width: of the language model.
         side: patches along a side of a tile.
         fold: patches along a side of a token, as the compressor folds them.
 
-    Shapes: the labels of ``n`` tiles, with the index lists of ``rows`` -> ``[n * (side / fold)^2, width]``.
+    Shapes: ``index`` makes int64 ``[tiles, t, k]`` of labels, ``forward`` makes ``[..., width]`` of ``[..., k]``.
     """
 
     def __init__(self, width: int, *, side: int, fold: int = 2) -> None:
         super().__init__()
         self.side, self.fold = side, fold
-        kinds = [len(DENSE_CLASSES)] * (2 + HALVES) + [LENGTHS, LENGTHS, PLACES]
-        starts = torch.tensor([0, *kinds]).cumsum(0)
-        self.per_patch = int(starts[-1])
+        sizes = [len(DENSE_CLASSES)] * CLASSES + [LENGTHS, LENGTHS, PLACES]
+        starts = torch.tensor([0, *sizes]).cumsum(0)
+        self.blank = int(starts[-1])
+        words, rows = _words(sizes)
         self.register_buffer("starts", starts[:-1], persistent=False)
-        places = COARSE * COARSE + (side // fold) ** 2 + 1
-        self.rows = nn.Embedding(self.per_patch * fold * fold + places + 1, width)
-        nn.init.normal_(self.rows.weight, std=0.02)
-        self.blank = self.rows.num_embeddings - 1
+        self.register_buffer("word_of", words, persistent=False)
+        self.words = nn.Embedding(rows, width, padding_idx=0)
+        self.labels = nn.Linear(len(sizes) * width, width, bias=False)
+        self.patches = nn.Linear(fold * fold * width, width, bias=False)
+        self.coarse = nn.Embedding(COARSE * COARSE, width)
+        self.fine = nn.Embedding((side // fold) ** 2, width)
+        self.whole = nn.Embedding(2, width)
+        for embedding in (self.words, self.coarse, self.fine, self.whole):
+            nn.init.normal_(embedding.weight, std=0.5)
+        nn.init.zeros_(self.words.weight[0])
+        nn.init.normal_(self.labels.weight, std=width**-0.5)
+        nn.init.normal_(self.patches.weight, std=0.3 * width**-0.5)
 
     def index(self, labels: PatchLabels, grid: Grid, *, whole: bool) -> Tensor:
-        """Which rows make up each token: int64 ``[tokens, k]``, ``blank`` where a label says nothing.
+        """The labels of each token and its three places: int64 ``[tiles, t, k]``, ``blank`` where a label says nothing.
 
         Args:
             labels: of the tiles of one grid.
@@ -61,50 +74,36 @@ class WrittenScene(nn.Module):
         parts = (labels.cover[..., None], labels.characters, labels.objects[..., None], labels.sizes)
         flat = torch.cat(parts, dim=-1)
         said = flat >= 0
-        said[..., : 2 + HALVES] &= flat[..., : 2 + HALVES] > 0
+        said[..., :CLASSES] &= flat[..., :CLASSES] > 0
+        flat = torch.where(said, flat + self.starts, self.blank)
         across = self.side // self.fold
-        flat = flat + self.starts
-        pattern = "n (h f1 w f2) k -> n (h w) (f1 f2) k"
         sizes = {"h": across, "f1": self.fold, "f2": self.fold}
-        flat, said = rearrange(flat, pattern, **sizes), rearrange(said, pattern, **sizes)
-        flat = flat + torch.arange(self.fold**2)[:, None] * self.per_patch
-        flat = torch.where(said, flat, self.blank)
-        rows = rearrange(flat, "n t p k -> n t (p k)")
+        rows = rearrange(flat, "n (h f1 w f2) k -> n (h w) (f1 f2 k)", **sizes)
         places = self._places(grid, across, whole=whole)
         return torch.cat((rows, places.expand(len(rows), -1, -1)), dim=-1)
 
     def _places(self, grid: Grid, across: int, *, whole: bool) -> Tensor:
         """Rows for where each token lies: ``[tiles, tokens a tile, 3]``."""
-        start = self.per_patch * self.fold**2
         high, wide = grid.rows * across, grid.cols * across
         down = (torch.arange(high) + 0.5) / high * COARSE
         right = (torch.arange(wide) + 0.5) / wide * COARSE
         coarse = down.long()[:, None] * COARSE + right.long()
-        tiled = rearrange(coarse, "(r h) (c w) -> (r c) (h w)", r=grid.rows, c=grid.cols) + start
-        fine = torch.arange(across**2).expand_as(tiled) + start + COARSE**2
-        last = torch.full_like(tiled, self.blank - 1 if whole else self.blank)
-        return torch.stack((tiled, fine, last), dim=-1)
+        tiled = rearrange(coarse, "(r h) (c w) -> (r c) (h w)", r=grid.rows, c=grid.cols)
+        fine = torch.arange(across**2).expand_as(tiled)
+        return torch.stack((tiled, fine, torch.full_like(tiled, int(whole))), dim=-1)
 
     def forward(self, index: Tensor) -> Tensor:
-        """Sum the rows. Shapes: int64 ``[..., k]`` -> ``[..., width]``."""
-        flat = F.embedding_bag(index.flatten(0, -2), self.rows.weight, mode="sum", padding_idx=self.blank)
-        return flat.unflatten(0, index.shape[:-1])
+        """The tokens that an index says. Shapes: int64 ``[..., k]`` -> ``[..., width]``."""
+        labels, (coarse, fine, whole) = index[..., :-3], index[..., -3:].unbind(-1)
+        said = self.words(self.word_of[labels]).sum(-2)
+        patches = self.labels(rearrange(said, "... (p k) d -> ... p (k d)", p=self.fold**2))
+        tokens = self.patches(patches.flatten(-2))
+        return tokens + 0.3 * (self.coarse(coarse) + self.fine(fine) + self.whole(whole))
 
     def read_in_order(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Put the tiles' tokens together and read row by row: ``[tiles, t, d] -> [tiles * t, d]``."""
         across = self.side // self.fold
         return merge_grid(tokens.unflatten(1, (across, across)), grid).flatten(0, 1)
-
-
-def largest(labels: PatchLabels, plan: TilePlan) -> PatchLabels:
-    """The labels of the scale that the merged map has."""
-    count = plan.grids[-1].count
-    return PatchLabels(
-        cover=labels.cover[-count:],
-        characters=labels.characters[-count:],
-        objects=labels.objects[-count:],
-        sizes=labels.sizes[-count:],
-    )
 
 
 def forget(index: Tensor, blank: int, share: float, rng: Random) -> Tensor:
@@ -117,6 +116,16 @@ def forget(index: Tensor, blank: int, share: float, rng: Random) -> Tensor:
     return torch.where(keep, index, blank)
 
 
-def parts(tokens: Tensor, counts: Sequence[int]) -> list[Tensor]:
-    """Cut a stack of tokens into pictures."""
-    return list(tokens.split(list(counts)))
+def _words(sizes: Sequence[int]) -> tuple[Tensor, int]:
+    """For every label the rows of its two words, int64 ``[labels + 1, 2]``, and how many rows there are.
+
+    Row 0 belongs to no word, and to the blank label at the end.
+    """
+    rows: dict[str, int] = {"": 0}
+    pairs: list[list[int]] = []
+    for kind, size in enumerate(sizes):
+        for value in range(size):
+            name = DENSE_CLASSES[value] if kind < CLASSES else f"{kind}/{value}"
+            words = name.split(" ") if len(name) > 1 else [name]
+            pairs.append([rows.setdefault(word, len(rows)) for word in (*words, "")[:2]])
+    return torch.tensor([*pairs, [0, 0]]), len(rows)
