@@ -1,6 +1,6 @@
 """Run a recipe: its stages one after the other, each in its own folder.
 
-    <out>/tokenizer/            learnt first
+    <out>/tokenizer/            made first
     <out>/<n>-<stage>/          state.pt (to resume from), log.jsonl
     <out>/model/                the checkpoint, in upstream's layout, written after every stage
 
@@ -24,10 +24,10 @@ from nvila_train.playground import KINDS
 from nvila_train.recipe import Recipe, RecipeError, Stage
 from nvila_train.stream import SceneStream
 from nvila_train.trainee import Trainee, new_trainee, param_groups
-from nvila_train.vocabulary import train_tokenizer
+from nvila_train.vocabulary import make_tokenizer
 
 VOCABULARY_SCENES = 2500
-"""Scenes that the tokenizer is learnt from."""
+"""Scenes that the words are taken from."""
 
 
 def run(
@@ -66,15 +66,15 @@ def run(
 
 
 def tokenizer(recipe: Recipe, out: Path) -> Tokenizer:
-    """The run's tokenizer, learnt if there is none yet."""
+    """The run's tokenizer, made if there is none yet."""
     folder = out / "tokenizer"
     if not folder.exists():
         stream = SceneStream(seed=recipe.seed, mix=dict.fromkeys(KINDS, 1.0))
         scenes = (stream.scene(number) for number in range(VOCABULARY_SCENES))
-        learnt = train_tokenizer(scenes, size=recipe.llm.vocabulary, context=recipe.llm.context)
+        made = make_tokenizer(scenes, size=recipe.llm.vocabulary, context=recipe.llm.context)
         if distributed.rank() == 0:
-            learnt.save(folder)
-        return learnt
+            made.save(folder)
+        return made
     return Tokenizer.from_folder(folder)
 
 

@@ -62,3 +62,7 @@ COLOURS: Final[dict[str, tuple[int, int, int]]] = {
 
 SHAPES: Final = ("circle", "square", "triangle", "star", "diamond", "cross")
 """Shape kinds that drawings use."""
+
+
+NAMED: Final = frozenset(word.lower() for word in (*ITEMS, *NAMES, *CITIES, *JOBS, *MONTHS, *DAYS))
+"""What questions name and pictures print, in lower case."""
