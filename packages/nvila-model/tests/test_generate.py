@@ -42,7 +42,25 @@ def test_batch_equals_loop_and_stream_equals_generate(make_model, kind: dict, sa
     for conversation, answer in zip(CONVERSATIONS, batch, strict=True):
         alone = model.generate(conversation, sampling)
         assert (alone.ids, alone.text, alone.prompt_tokens) == (answer.ids, answer.text, answer.prompt_tokens)
-        assert "".join(model.stream(conversation, sampling)) == answer.text
+        stream = model.stream(conversation, sampling)
+        assert "".join(stream) == answer.text
+        streamed = stream.answer
+        assert (streamed.ids, streamed.finish, streamed.prompt_tokens) == (alone.ids, alone.finish, alone.prompt_tokens)
+        assert streamed.timings.decode > 0
+
+
+def test_a_stream_that_is_closed_keeps_what_was_said(make_model):
+    model = make_model()
+    sampling = Sampling(max_new_tokens=12)
+    whole = model.generate(CONVERSATIONS[0], sampling)
+    stream = model.stream(CONVERSATIONS[0], sampling)
+    assert stream.answer.ids == ()
+    said = next(stream) + stream.close()
+    assert stream.close() == ""
+    assert list(stream) == []
+    assert stream.answer.text == said
+    assert stream.answer.finish == "length"
+    assert whole.ids[: len(stream.answer.ids)] == stream.answer.ids
 
 
 @pytest.mark.parametrize("kind", KINDS)

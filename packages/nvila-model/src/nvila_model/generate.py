@@ -1,7 +1,8 @@
 """Answers, token by token.
 
-``steps`` is the decode loop: prefill, then one token a row and step through a static cache. ``stream`` turns the
-tokens of one conversation into text as it grows; ``generate`` does so for a whole batch and joins the pieces.
+``steps`` is the decode loop: prefill, then one token a row and step through a static cache. A ``Writer`` turns the
+tokens of one row into text. ``Stream`` gives one answer as it grows; ``generate`` writes a whole batch and joins the
+pieces.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -76,58 +78,128 @@ def steps(llm: Qwen2, fused: Fused, sampling: Sampling) -> Iterator[Tensor]:
         hidden = llm(llm.embed_tokens(drawn)[:, None], positions=positions, mask=mask, cache=cache)
 
 
-def stream(model: NVILA, inputs: ModelInputs, sampling: Sampling, *, eos_ids: Sequence[int]) -> Iterator[str]:
-    """The text of one answer, piece by piece; the pieces join to the text of ``generate``."""
-    if len(inputs.input_ids) != 1:
-        raise ValueError(f"{len(inputs.input_ids)} prompts cannot be streamed as one: use generate")
-    check_budget(model, inputs, sampling)
-    with torch.inference_mode():
-        fused = model.embed(inputs)
-    text = TextStream(decoder(model), sampling.stop)
-    for count, drawn in enumerate(steps(model.llm, fused, sampling), start=1):
-        token = int(drawn[0])
-        if token not in eos_ids and (piece := text.push(token)):
-            yield piece
-        if token in eos_ids or text.stopped or count == sampling.max_new_tokens:
-            break
-    if rest := text.finish():
-        yield rest
+class Writer:
+    """What one row has written so far.
+
+    Args:
+        text: takes its tokens.
+        eos_ids: tokens that end it.
+    """
+
+    def __init__(self, text: TextStream, eos_ids: Sequence[int]) -> None:
+        self.eos_ids = eos_ids
+        self.ids: list[int] = []
+        self.ended = False
+        self._text = text
+        self._pieces: list[str] = []
+
+    def take(self, token: int) -> str:
+        """One more token; the text that is certain with it, often none."""
+        self.ids.append(token)
+        piece = "" if token in self.eos_ids else self._text.push(token)
+        self.ended = token in self.eos_ids or self._text.stopped
+        self._pieces.append(piece)
+        return piece
+
+    def close(self) -> str:
+        """The text that was held back."""
+        self._pieces.append(self._text.finish())
+        return self._pieces[-1]
+
+    def answer(self, *, prompt_tokens: int, timings: Timings) -> Answer:
+        """What was written, as an ``Answer``."""
+        return Answer(
+            text="".join(self._pieces),
+            ids=tuple(self.ids),
+            finish="stop" if self.ended else "length",
+            prompt_tokens=prompt_tokens,
+            timings=timings,
+        )
+
+
+class Stream(Iterator[str]):
+    """One answer, piece by piece; the pieces join to the text of ``generate``.
+
+    The media are looked at when it is made, the prompt is read at the first piece (or by ``prefill``), and ``answer``
+    says at any time what has been written, with counts and seconds.
+
+    Args:
+        inputs: one prompt.
+        eos_ids: tokens that end the answer.
+
+    Raises: ValueError for more than one prompt, BudgetError if it does not fit the language model.
+    """
+
+    def __init__(self, model: NVILA, inputs: ModelInputs, sampling: Sampling, *, eos_ids: Sequence[int]) -> None:
+        if len(inputs.input_ids) != 1:
+            raise ValueError(f"{len(inputs.input_ids)} prompts cannot be streamed as one: use generate")
+        (self.prompt_tokens,) = check_budget(model, inputs, sampling)
+        self._marks = [time.perf_counter()]
+        with torch.inference_mode():
+            fused = model.embed(inputs)
+        self._marks.append(time.perf_counter())
+        self._writer = Writer(TextStream(decoder(model), sampling.stop), eos_ids)
+        self._drawn = (int(tokens[0]) for tokens in steps(model.llm, fused, sampling))
+        self._limit = sampling.max_new_tokens
+        self._first: int | None = None
+        self._closed = False
+
+    def prefill(self) -> None:
+        """Read the prompt and draw the first token, if that is not done."""
+        if self._first is None:
+            self._first = next(self._drawn)
+            self._marks += [time.perf_counter()] * 2
+
+    def __next__(self) -> str:
+        self.prefill()
+        assert self._first is not None
+        while not self._closed:
+            if self._writer.ended or len(self._writer.ids) == self._limit:
+                piece = self.close()
+            else:
+                piece = self._writer.take(next(self._drawn) if self._writer.ids else self._first)
+                self._marks[-1] = time.perf_counter()
+            if piece:
+                return piece
+        raise StopIteration
+
+    def close(self) -> str:
+        """End the answer here; the text that was held back."""
+        held = "" if self._closed else self._writer.close()
+        self._closed = True
+        return held
+
+    @property
+    def answer(self) -> Answer:
+        """What has been written so far; ``finish`` is ``length`` until an end token or a stop string came."""
+        marks = (*self._marks, *[self._marks[-1]] * (4 - len(self._marks)))
+        encode, prefill, decode = (after - before for before, after in pairwise(marks))
+        timings = Timings(encode=encode, prefill=prefill, decode=decode)
+        return self._writer.answer(prompt_tokens=self.prompt_tokens, timings=timings)
 
 
 def generate(model: NVILA, inputs: ModelInputs, sampling: Sampling, *, eos_ids: Sequence[int]) -> list[Answer]:
     """One answer for each row of the batch."""
     prompt_tokens = check_budget(model, inputs, sampling)
-    rows = range(len(inputs.input_ids))
-    texts = [TextStream(decoder(model), sampling.stop) for _ in rows]
-    ids: list[list[int]] = [[] for _ in rows]
-    pieces: list[list[str]] = [[] for _ in rows]
-    ended = [False for _ in rows]
+    writers = [Writer(TextStream(decoder(model), sampling.stop), eos_ids) for _ in inputs.input_ids]
     started = time.perf_counter()
     with torch.inference_mode():
         fused = model.embed(inputs)
     encoded = prefilled = time.perf_counter()
     for count, drawn in enumerate(steps(model.llm, fused, sampling), start=1):
-        for row, token in enumerate(drawn.tolist()):
-            if ended[row]:
-                continue
-            ids[row].append(token)
-            if token not in eos_ids:
-                pieces[row].append(texts[row].push(token))
-            ended[row] = token in eos_ids or texts[row].stopped
+        for writer, token in zip(writers, drawn.tolist(), strict=True):
+            if not writer.ended:
+                writer.take(token)
         if count == 1:
             prefilled = time.perf_counter()
-        if all(ended) or count == sampling.max_new_tokens:
+        if count == sampling.max_new_tokens or all(writer.ended for writer in writers):
             break
+    for writer in writers:
+        writer.close()
     timings = Timings(encode=encoded - started, prefill=prefilled - encoded, decode=time.perf_counter() - prefilled)
     return [
-        Answer(
-            text="".join((*pieces[row], texts[row].finish())),
-            ids=tuple(ids[row]),
-            finish="stop" if ended[row] else "length",
-            prompt_tokens=prompt_tokens[row],
-            timings=timings,
-        )
-        for row in rows
+        writer.answer(prompt_tokens=count, timings=timings)
+        for writer, count in zip(writers, prompt_tokens, strict=True)
     ]
 
 

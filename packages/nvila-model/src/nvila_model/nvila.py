@@ -9,7 +9,7 @@ that keeps its protocol.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from nvila_model.config import NVILAConfig
 from nvila_model.framing import Framing
 from nvila_model.fusion import Fused, attention_mask, fuse
-from nvila_model.generate import Answer, generate, stream
+from nvila_model.generate import Answer, Stream, generate
 from nvila_model.inputs import ModelInputs, TiledVideo
 from nvila_model.loss import token_losses
 from nvila_model.qwen2 import Qwen2
@@ -255,11 +255,14 @@ class NVILA(nn.Module):
         answers = generate(self, inputs, sampling or self.greedy(inputs), eos_ids=processor.tokenizer.eos_ids)
         return answers[0] if messages and isinstance(messages[0], Mapping) else answers
 
-    def stream(self, messages: Conversation, sampling: Sampling | None = None) -> Iterator[str]:
-        """Answer one conversation piece by piece; the pieces join to the text of ``generate``."""
+    def stream(self, messages: Conversation, sampling: Sampling | None = None) -> Stream:
+        """Answer one conversation piece by piece; the pieces join to the text of ``generate``.
+
+        ``answer`` of what comes back has the whole text, its tokens and seconds, at any time.
+        """
         processor = self.needed_processor()
         inputs = processor(messages)
-        return stream(self, inputs, sampling or self.greedy(inputs), eos_ids=processor.tokenizer.eos_ids)
+        return Stream(self, inputs, sampling or self.greedy(inputs), eos_ids=processor.tokenizer.eos_ids)
 
     def greedy(self, inputs: ModelInputs) -> Sampling:
         """Greedy answers of the usual length, or of what the context leaves."""

@@ -7,11 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
 from nvila_model.cli.progress import Stopwatch
-from nvila_model.detokenize import TextStream
-from nvila_model.generate import check_budget, decoder, steps
+from nvila_model.generate import Stream
 from nvila_model.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -88,37 +85,28 @@ def tell(
         inputs = processor(messages)
     if fit:
         sampling = fitted(model, inputs, sampling)
-    (prompt_tokens,) = check_budget(model, inputs, sampling)
-    with torch.inference_mode(), watch.stage("encode", "looking"):
-        fused = model.embed(inputs)
-    drawn = (int(tokens[0]) for tokens in steps(model.llm, fused, sampling))
+    with watch.stage("encode", "looking"):
+        stream = Stream(model, inputs, sampling, eos_ids=processor.tokenizer.eos_ids)
     with watch.stage("prefill", "reading the prompt"):
-        ids = [next(drawn)]
-    eos_ids = processor.tokenizer.eos_ids
-    text = TextStream(decoder(model), sampling.stop)
-    pieces: list[str] = []
-
-    def keep(piece: str) -> None:
-        pieces.append(piece)
-        if show and piece:
-            show(piece)
-
-    finish: Finish = "stop"
+        stream.prefill()
+    finish: Finish | None = None
     try:
         with watch.stage("decode", None if show else "answering"):
-            while ids[-1] not in eos_ids:
-                keep(text.push(ids[-1]))
-                if text.stopped:
-                    break
-                if len(ids) == sampling.max_new_tokens:
-                    finish = "length"
-                    break
-                ids.append(next(drawn))
+            for piece in stream:
+                if show:
+                    show(piece)
     except KeyboardInterrupt:
         finish = "interrupted"
-    keep(text.finish())
+        rest = stream.close()
+        if show and rest:
+            show(rest)
+    answer = stream.answer
     return Told(
-        text="".join(pieces), finish=finish, prompt_tokens=prompt_tokens, new_tokens=len(ids), seconds=watch.seconds
+        text=answer.text,
+        finish=finish or answer.finish,
+        prompt_tokens=answer.prompt_tokens,
+        new_tokens=len(answer.ids),
+        seconds=watch.seconds,
     )
 
 
