@@ -28,13 +28,14 @@ class WrittenRow:
 
     Attributes:
         text: ids and labels.
-        index: rows of ``WrittenScene``, int64 ``[tiles, t, k]``; a clip has a tile a frame.
+        index: rows of ``WrittenScene``, int64 ``[tiles, t, k]``; a clip has a tile a frame. None where the scene is told
+            as plain text.
         grid: of the tiles; of one frame for a clip.
         clip: whether the tiles are frames.
     """
 
     text: LabelledText
-    index: Tensor
+    index: Tensor | None
     grid: Grid
     clip: bool
 
@@ -46,6 +47,7 @@ class WrittenTask:
     Args:
         most: questions a conversation holds at most.
         captions: how often a conversation ends with the whole scene written out.
+        plain: how often the scene is told as text, from which copying is learnt sooner.
         forgotten: share of the patches' labels that are left out.
     """
 
@@ -54,6 +56,7 @@ class WrittenTask:
     samples: int
     most: int = 3
     captions: float = 0.5
+    plain: float = 0.0
     forgotten: float = 0.03
 
     def batch(self, step: int, rank: int, world: int) -> list[WrittenRow]:
@@ -65,11 +68,15 @@ class WrittenTask:
         rng = self.stream.random(number)
         written = self.trainee.written
         shown, scene = pictures(self.stream, number, self.trainee.tiler)
-        index = written.index(shown.labels(patch=self.trainee.patch, all_scales=False), shown.grid, whole=shown.clip)
+        tokenizer = self.trainee.processor.tokenizer
         pairs = turns(scene, rng, most=self.most, captions=self.captions)
+        if rng.random() < self.plain:
+            told = label_answers(tokenizer, conversation(f"{scene.text}\n", pairs))
+            return WrittenRow(text=told, index=None, grid=shown.grid, clip=shown.clip)
+        index = written.index(shown.labels(patch=self.trainee.patch, all_scales=False), shown.grid, whole=shown.clip)
         media = VIDEO_TOKEN if shown.clip else IMAGE_TOKEN
         return WrittenRow(
-            text=label_answers(self.trainee.processor.tokenizer, conversation(media, pairs)),
+            text=label_answers(tokenizer, conversation(media, pairs)),
             index=forget(index, written.blank, self.forgotten, rng),
             grid=shown.grid,
             clip=shown.clip,
@@ -88,11 +95,14 @@ class WrittenTask:
     def media(self, batch: Sequence[WrittenRow]) -> tuple[list[list[Tensor]], list[Tensor]]:
         """What stands in place of each image, and of each clip: ``[t, d]``, pooled and framed as usual."""
         model, written = self.trainee.model, self.trainee.written
-        embeds = written(torch.cat([row.index for row in batch])).split([len(row.index) for row in batch])
+        shown = [(row, row.index) for row in batch if row.index is not None]
+        if not shown:
+            return [], []
+        embeds = written(torch.cat([index for _, index in shown])).split([len(index) for _, index in shown])
         across = written.side // written.fold
         images: list[list[Tensor]] = []
         videos: list[Tensor] = []
-        for row, tokens in zip(batch, embeds, strict=True):
+        for (row, _), tokens in zip(shown, embeds, strict=True):
             if row.clip:
                 videos.append(model.video_framing.video(tokens, (across, across), model.llm.embed_tokens))
             else:
@@ -113,6 +123,8 @@ class WrittenTask:
         tokenizer = self.trainee.processor.tokenizer
         count = {"image": 0, "video": 0}
         for number, row in enumerate(batch):
+            if row.index is None:
+                continue
             kind = "video" if row.clip else "image"
             token = tokenizer.video_id if row.clip else tokenizer.image_id
             place = row.text.input_ids.index(token)
