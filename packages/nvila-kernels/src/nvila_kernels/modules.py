@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nvila_kernels import functional
 from nvila_kernels.pack import BLOCK, blocks, kernel_group, kernel_groups, pack_int4, pack_scale_zero
-from nvila_kernels.quantization import Int4Codes, padded_features, quantize_int4, quantize_int8
+from nvila_kernels.quantization import Int4Codes, Int8Codes, pad_features, padded_features, quantize_int4, quantize_int8
 from nvila_kernels.reference import int4_codes
 
 
@@ -172,6 +172,20 @@ class Int8Linear(nn.Module):
         layer.x_scale = None if x_scale is None else x_scale.float().reshape(1)
         layer.bias = None if bias is None else bias.detach().clone()
         return layer
+
+    @classmethod
+    def from_codes(cls, weight: Int8Codes, bias: Tensor | None = None, *, gelu: bool = False) -> Self:
+        """Take over a weight read from a file."""
+        n, k = weight.codes.shape
+        layer = cls(k, n, bias=bias is not None, static=weight.x_scale is not None, gelu=gelu, device="meta")
+        layer.weight = pad_features(weight.codes, padded_features(k)).contiguous()
+        layer.weight_scale, layer.x_scale = weight.scale.float(), weight.x_scale
+        layer.bias = None if bias is None else bias.detach().clone()
+        return layer
+
+    def codes(self) -> Int8Codes:
+        """The weight as plain tensors, for writing it into a file."""
+        return Int8Codes(codes=self.weight[:, : self.in_features], scale=self.weight_scale, x_scale=self.x_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.w8a8_linear(

@@ -57,6 +57,20 @@ class Int4Codes:
         return self.codes.shape[0]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Int8Codes:
+    """An 8-bit weight as plain tensors.
+
+    codes: int8 ``[n, k]``, each -127..127.
+    scale: float32 ``[n]``.
+    x_scale: float32 ``[1]``, the one scale of all activations; None if each token has its own.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    x_scale: Tensor | None = None
+
+
 def grouped(values: Tensor, group_size: int) -> Tensor:
     """``[n, k] -> [n, g, group_size]``, the last group padded by repeating the last feature."""
     n, k = values.shape

@@ -1,0 +1,55 @@
+"""Which format a checkpoint has, from its ``quantization_config``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nvila_kernels.formats.autoawq import AwqGemm, AwqGemv
+from nvila_kernels.formats.compressed_tensors import METHOD, IntQuantized, PackQuantized
+from nvila_kernels.formats.gptq import Gptq
+from nvila_kernels.formats.layer import FormatError, LayerFormat
+from nvila_kernels.formats.tinychat import TinyChat
+
+KNOWN = "awq (gemm, gemv), gptq, tinychat, compressed-tensors (pack-quantized, int-quantized)"
+
+
+def format_of(config: Mapping[str, Any]) -> LayerFormat:
+    """The format that a ``quantization_config`` describes.
+
+    TinyChat's checkpoints have no configuration; give it one: ``{"quant_method": "tinychat", "group_size": 128}``.
+
+    Raises: FormatError for another method, layout or number of bits.
+    """
+    method = str(config.get("quant_method", "")).lower()
+    bits = int(config.get("bits", config.get("w_bit", 4)))
+    group = int(config.get("group_size", config.get("q_group_size", 128)))
+    if method in ("awq", "gptq", "tinychat") and bits != 4:
+        raise FormatError(f"{method} with {bits} bits is not supported: only 4 are")
+    if method == "awq":
+        version = str(config.get("version", "gemm")).lower()
+        if version not in ("gemm", "gemv"):
+            raise FormatError(f"awq version {version!r} is not supported: gemm and gemv are")
+        return AwqGemm(group_size=group) if version == "gemm" else AwqGemv(group_size=group)
+    if method == "gptq":
+        return Gptq(version=2 if config.get("checkpoint_format") == "gptq_v2" else 1)
+    if method == "tinychat":
+        return TinyChat(group_size=group)
+    if method == METHOD:
+        return _compressed(config)
+    raise FormatError(f"quant_method {method!r} is not supported: {KNOWN} are")
+
+
+def _compressed(config: Mapping[str, Any]) -> LayerFormat:
+    groups = list((config.get("config_groups") or {}).values())
+    if len(groups) != 1:
+        raise FormatError(f"{len(groups)} config_groups are not supported: one scheme for all layers is")
+    weights, inputs = groups[0].get("weights") or {}, groups[0].get("input_activations")
+    layout, bits = config.get("format"), weights.get("num_bits")
+    if layout == "pack-quantized" and bits == 4 and inputs is None:
+        group = weights.get("group_size") or -1
+        return PackQuantized(group_size=group, symmetric=bool(weights.get("symmetric", True)))
+    if layout == "int-quantized" and bits == 8 and weights.get("symmetric", True):
+        return IntQuantized(static=inputs is not None and not inputs.get("dynamic", False))
+    raise FormatError(
+        f"compressed-tensors {layout!r} with {bits} bits is not supported: pack-quantized with 4 and int-quantized "
+        "with 8 symmetric bits are"
+    )

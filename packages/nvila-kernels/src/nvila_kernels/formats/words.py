@@ -1,0 +1,32 @@
+"""Eight 4-bit codes in a 32-bit word, in the order that a format asks for."""
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+NATURAL: Final = (0, 1, 2, 3, 4, 5, 6, 7)
+AWQ: Final = (0, 2, 4, 6, 1, 3, 5, 7)
+"""AutoAWQ's: the code in nibble ``i``, counted from the lowest, is number ``AWQ[i]`` of the eight."""
+
+PER_WORD: Final = 8
+
+
+def pack_words(codes: Tensor, order: tuple[int, ...] = NATURAL) -> Tensor:
+    """Codes along the last axis into words. Shapes: uint8 ``[..., 8 m]``, each 0..15 -> int32 ``[..., m]``.
+
+    Raises: ValueError if the last axis is no multiple of 8.
+    """
+    if codes.shape[-1] % PER_WORD:
+        raise ValueError(f"{codes.shape[-1]} codes do not fill words of {PER_WORD}: the layer has another width")
+    nibbles = codes.to(torch.uint8).unflatten(-1, (-1, PER_WORD))[..., list(order)]
+    pairs = nibbles[..., 0::2] | nibbles[..., 1::2] << 4
+    return pairs.contiguous().view(torch.int32).squeeze(-1)
+
+
+def unpack_words(words: Tensor, order: tuple[int, ...] = NATURAL) -> Tensor:
+    """The inverse of ``pack_words``. Shapes: int32 ``[..., m]`` -> uint8 ``[..., 8 m]``."""
+    pairs = words.to(torch.int32).contiguous().unsqueeze(-1).view(torch.uint8)
+    nibbles = torch.stack((pairs & 15, pairs >> 4), dim=-1).flatten(-2)
+    places = [order.index(number) for number in range(PER_WORD)]
+    return nibbles[..., places].flatten(-2).contiguous()
