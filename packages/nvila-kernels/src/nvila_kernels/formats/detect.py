@@ -39,14 +39,17 @@ def format_of(config: Mapping[str, Any]) -> LayerFormat:
 
 
 def _compressed(config: Mapping[str, Any]) -> LayerFormat:
-    groups = list((config.get("config_groups") or {}).values())
+    schemes: Mapping[str, Mapping[str, Any]] = config.get("config_groups") or {}
+    groups = list(schemes.values())
     if len(groups) != 1:
         raise FormatError(f"{len(groups)} config_groups are not supported: one scheme for all layers is")
-    weights, inputs = groups[0].get("weights") or {}, groups[0].get("input_activations")
+    weights: Mapping[str, Any] = groups[0].get("weights") or {}
+    inputs: Mapping[str, Any] | None = groups[0].get("input_activations")
     layout, bits = config.get("format"), weights.get("num_bits")
     if layout == "pack-quantized" and bits == 4 and inputs is None:
-        group = weights.get("group_size") or -1
-        return PackQuantized(group_size=group, symmetric=bool(weights.get("symmetric", True)))
+        return PackQuantized(
+            group_size=int(weights.get("group_size") or -1), symmetric=bool(weights.get("symmetric", True))
+        )
     if layout == "int-quantized" and bits == 8 and weights.get("symmetric", True):
         return IntQuantized(static=inputs is not None and not inputs.get("dynamic", False))
     raise FormatError(

@@ -44,8 +44,8 @@ class TinyChat:
                 "check group_size"
             )
         pairs = words.contiguous().unsqueeze(-1).view(torch.uint8)
-        nibbles = torch.stack((pairs & 15, pairs >> 4), dim=-1).flatten(-2)
-        rows = rearrange(nibbles.flatten(-2), "n (b s i) -> (n i) (b s)", s=STRIDE, i=4)
+        nibbles = rearrange(torch.stack((pairs & 15, pairs >> 4), dim=-1), "n k pair two -> n (k pair two)")
+        rows = rearrange(nibbles, "n (b s i) -> (n i) (b s)", s=STRIDE, i=4)
         evens_first = rearrange(rows, "n (b odd half) -> n (b half odd)", odd=2, half=4)
         codes = rearrange(evens_first, "n (g b a c) -> n (g a b c)", a=4, b=4, c=2)
         scale, shift = scales[:groups].T.float(), scaled[:groups].T.float()

@@ -3,6 +3,7 @@
 from typing import Final
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 NATURAL: Final = (0, 1, 2, 3, 4, 5, 6, 7)
@@ -19,7 +20,7 @@ def pack_words(codes: Tensor, order: tuple[int, ...] = NATURAL) -> Tensor:
     """
     if codes.shape[-1] % PER_WORD:
         raise ValueError(f"{codes.shape[-1]} codes do not fill words of {PER_WORD}: the layer has another width")
-    nibbles = codes.to(torch.uint8).unflatten(-1, (-1, PER_WORD))[..., list(order)]
+    nibbles = rearrange(codes.to(torch.uint8), "... (m eight) -> ... m eight", eight=PER_WORD)[..., list(order)]
     pairs = nibbles[..., 0::2] | nibbles[..., 1::2] << 4
     return pairs.contiguous().view(torch.int32).squeeze(-1)
 
@@ -27,6 +28,6 @@ def pack_words(codes: Tensor, order: tuple[int, ...] = NATURAL) -> Tensor:
 def unpack_words(words: Tensor, order: tuple[int, ...] = NATURAL) -> Tensor:
     """The inverse of ``pack_words``. Shapes: int32 ``[..., m]`` -> uint8 ``[..., 8 m]``."""
     pairs = words.to(torch.int32).contiguous().unsqueeze(-1).view(torch.uint8)
-    nibbles = torch.stack((pairs & 15, pairs >> 4), dim=-1).flatten(-2)
+    nibbles = rearrange(torch.stack((pairs & 15, pairs >> 4), dim=-1), "... pair two -> ... (pair two)")
     places = [order.index(number) for number in range(PER_WORD)]
-    return nibbles[..., places].flatten(-2).contiguous()
+    return rearrange(nibbles[..., places], "... m eight -> ... (m eight)").contiguous()
