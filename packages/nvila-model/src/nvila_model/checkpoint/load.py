@@ -7,7 +7,7 @@ the fused ``qkv`` of the vision tower and an embedding that has to grow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from nvila_model.checkpoint.folder import CheckpointError, resized
 from nvila_model.checkpoint.hub import locate
 from nvila_model.checkpoint.layout import Tensors, open_checkpoint
 from nvila_model.checkpoint.names import join, published_names
+from nvila_model.checkpoint.quantized import place
 from nvila_model.nvila import NVILA
 from nvila_model.parity import Parity
 from nvila_model.tokenizer import Tokenizer
@@ -60,13 +61,20 @@ def load(
     device = torch.device(device)
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else stored_dtype(config)
-    fill(model, found.tensors, dtype=dtype, device=device)
+    used = place(model, found.tensors, config, dtype=dtype, device=device)
+    fill(model, found.tensors, dtype=dtype, device=device, used=used)
     return model.eval()
 
 
-def fill(model: NVILA, tensors: Tensors, *, dtype: torch.dtype, device: torch.device) -> None:
-    """Give every parameter of a model on the meta device its tensor; keep what is left as ``model.unused``."""
-    used: set[str] = set()
+def fill(
+    model: NVILA, tensors: Tensors, *, dtype: torch.dtype, device: torch.device, used: Collection[str] = ()
+) -> None:
+    """Give every parameter of a model on the meta device its tensor; keep what is left as ``model.unused``.
+
+    Args:
+        used: tensors that have their place already.
+    """
+    used = set(used)
     for name, parameter in list(model.named_parameters()):
         sources = published_names(name)
         for source in sources:

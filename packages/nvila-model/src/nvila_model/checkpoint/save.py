@@ -9,13 +9,15 @@ from torch import Tensor
 from nvila_model.checkpoint.folder import SHARD_SIZE, CheckpointError, write_json, write_tensors
 from nvila_model.checkpoint.names import split
 from nvila_model.checkpoint.original import GENERATION, PARTS
+from nvila_model.checkpoint.quantized import FIELD, described, tensors_of, without_config
 from nvila_model.nvila import NVILA
 
 
 def save(model: NVILA, folder: str | Path, *, shard_size: str = SHARD_SIZE) -> None:
     """Write ``config.json``, ``llm/``, ``vision_tower/`` and ``mm_projector/``.
 
-    Fields and tensors that were in the loaded checkpoint and are not used here are written back.
+    Fields and tensors that were in the loaded checkpoint and are not used here are written back. Quantized layers
+    are written as ``nvila_model.checkpoint.quantized`` says.
 
     Args:
         shard_size: the largest file; a part that is larger is split, with an index.
@@ -28,12 +30,15 @@ def save(model: NVILA, folder: str | Path, *, shard_size: str = SHARD_SIZE) -> N
     tensors = dict(model.unused)
     for name, parameter in model.named_parameters():
         tensors.update(split(name, parameter))
+    tensors |= tensors_of(model)
     for part in PARTS.values():
         write_tensors(folder / part, part_of(tensors, part), shard_size=shard_size)
     config = model.config
     llm = config.llm.model_copy(update={"vocab_size": model.llm.vocab_size})
-    for name, section in (("llm", llm), ("vision_tower", config.vision), ("mm_projector", config.projector)):
-        write_json(folder / name / "config.json", section.to_dict())
+    quantized = {part: {FIELD: fields} for part, (_, fields) in described(model).items()}
+    for part, section in (("llm", llm), ("vision", config.vision), ("projector", config.projector)):
+        fields = {**without_config(section.to_dict()), **quantized.get(part, {})}
+        write_json(folder / PARTS[part] / "config.json", fields)
     if config.generation:
         write_json(folder / GENERATION, config.generation)
     model.processor.tokenizer.save(folder / "llm")
