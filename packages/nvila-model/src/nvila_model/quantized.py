@@ -47,17 +47,19 @@ def quantize_model(
     llm: Literal["w4a16"] | None = "w4a16",
     vision: Literal["w8a8"] | None = "w8a8",
     calibration: Sequence[ModelInputs] | None = None,
+    group_size: int = 128,
 ) -> QuantReport:
     """Quantize a model in place.
 
     Args:
         model: in float32, float16 or bfloat16.
-        llm: 4-bit weights in groups of 128 for every linear layer of every block, or None to leave it.
+        llm: 4-bit weights for every linear layer of every block, or None to leave it.
         vision: 8-bit weights and activations, a scale a token, for every linear layer of every block, or None.
         calibration: a few dozen typical conversations, one each, with pictures if the vision tower is
             quantized. With them: AWQ scales and clipping for the language model, which is shown what the
             quantized tower gives, SmoothQuant for the tower, and output errors in the report. Without:
             rounding to nearest.
+        group_size: input features that share a 4-bit scale; 0 for a whole row.
 
     Returns: what became of each layer, and which linear layers stayed.
     Raises: ValueError for an unknown scheme, a tower that is no ``VisionTower``, or calibration data that is
@@ -76,7 +78,7 @@ def quantize_model(
         policy = QuantPolicy((("trunk.blocks.*", W8A8()),))
         parts.append(quantize_part(tower, "trunk.blocks", policy, SIGLIP_FOLDS, tower, batches).under("vision"))
     if llm is not None:
-        policy = QuantPolicy((("layers.*", W4A16(clip=calibration is not None)),))
+        policy = QuantPolicy((("layers.*", W4A16(group_size=group_size, clip=calibration is not None)),))
         folds = qwen2_folds(model.llm.head_dim)
 
         def forward(inputs: ModelInputs) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -10,7 +12,9 @@ from nvila_model.checkpoint.folder import SHARD_SIZE, CheckpointError, write_jso
 from nvila_model.checkpoint.names import split
 from nvila_model.checkpoint.original import GENERATION, PARTS
 from nvila_model.checkpoint.quantized import FIELD, described, tensors_of, without_config
+from nvila_model.config import NVILAConfig
 from nvila_model.nvila import NVILA
+from nvila_model.tokenizer import Tokenizer
 
 
 def save(model: NVILA, folder: str | Path, *, shard_size: str = SHARD_SIZE) -> None:
@@ -33,15 +37,27 @@ def save(model: NVILA, folder: str | Path, *, shard_size: str = SHARD_SIZE) -> N
     tensors |= tensors_of(model)
     for part in PARTS.values():
         write_tensors(folder / part, part_of(tensors, part), shard_size=shard_size)
-    config = model.config
-    llm = config.llm.model_copy(update={"vocab_size": model.llm.vocab_size})
+    config = model.config.model_copy(
+        update={"llm": model.config.llm.model_copy(update={"vocab_size": model.llm.vocab_size})}
+    )
     quantized = {part: {FIELD: fields} for part, (_, fields) in described(model).items()}
-    for part, section in (("llm", llm), ("vision", config.vision), ("projector", config.projector)):
+    write_descriptions(folder, config, model.processor.tokenizer, quantized=quantized)
+
+
+def write_descriptions(
+    folder: Path, config: NVILAConfig, tokenizer: Tokenizer, *, quantized: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Every file of a checkpoint but the weights; the root ``config.json`` last, since it makes the folder one.
+
+    Args:
+        quantized: for our name of a part, what its ``config.json`` says of quantization.
+    """
+    for part, section in (("llm", config.llm), ("vision", config.vision), ("projector", config.projector)):
         fields = {**without_config(section.to_dict()), **quantized.get(part, {})}
         write_json(folder / PARTS[part] / "config.json", fields)
     if config.generation:
         write_json(folder / GENERATION, config.generation)
-    model.processor.tokenizer.save(folder / "llm")
+    tokenizer.save(folder / "llm")
     write_json(folder / "vision_tower" / "preprocessor_config.json", preprocessor(config.vision.image_size))
     write_json(folder / "config.json", config.root_dict())
 

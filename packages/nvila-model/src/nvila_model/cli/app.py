@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from nvila_model.cli import ask, chat, inspect, models
+from nvila_model.cli import ask, chat, inspect, models, quantize
 from nvila_model.cli.ending import exit_code
 
 
@@ -31,6 +31,7 @@ app.command("ask")(ask.ask)
 app.command("chat")(chat.chat)
 app.command("inspect")(inspect.inspect)
 app.command("models")(models.models)
+app.command("quantize")(quantize.quantize)
 
 
 def show_version(wanted: bool) -> None:
