@@ -99,7 +99,7 @@ def test_a_checkpoint_that_is_not_whole_is_refused(saved: Path, tmp_path: Path) 
     name = "model.layers.0.mlp.up_proj"
     with pytest.raises(CheckpointError, match=r"up_proj\.scales is missing"):
         NVILA.from_pretrained(broken(saved, tmp_path / "a", {f"{name}.scales": None}))
-    with pytest.raises(CheckpointError, match="up_proj.*not whole"):
+    with pytest.raises(CheckpointError, match=r"up_proj.*not whole"):
         NVILA.from_pretrained(broken(saved, tmp_path / "b", {f"{name}.scales": torch.ones(7, 8)}))
 
 

@@ -28,8 +28,8 @@ class WrittenRow:
 
     Attributes:
         text: ids and labels.
-        index: rows of ``WrittenScene``, int64 ``[tiles, t, k]``; a clip has a tile a frame. None where the scene is told
-            as plain text.
+        index: rows of ``WrittenScene``, int64 ``[tiles, t, k]``; a clip has a tile a frame. None where the scene is
+            told as plain text.
         grid: of the tiles; of one frame for a clip.
         clip: whether the tiles are frames.
     """
