@@ -213,7 +213,12 @@ def test_empty_tiles_are_mostly_left_out_and_never_all():
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
 def test_shipped_recipes_are_whole(path: Path):
     recipe = Recipe.read(path)
-    assert list(dict.fromkeys(entry.objective for entry in recipe.stage)) == ["patches", "written", "alignment", "answers"]
+    assert list(dict.fromkeys(entry.objective for entry in recipe.stage)) == [
+        "patches",
+        "written",
+        "alignment",
+        "answers",
+    ]
     assert recipe.config(rows=recipe.llm.vocabulary).feature_channels == 3 * recipe.vision.width
 
 

@@ -4,13 +4,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
-from einops import rearrange
 
 from .decode import AnyImage, to_pillow
 from .errors import TilingError
 from .grid import Grid, TilePlan
-from .pixels import Resampler, check_resampler, cut_tiles, normalise, open_source, resize_padded
+from .pixels import Resampler, check_resampler, cut_tiles, normalise, open_source, planes, resize_padded
 from .tiler import TiledImage
 
 
@@ -61,6 +59,6 @@ class SingleTile:
         rgb = to_pillow(image, exif=self.exif)
         plan = self.plan(*rgb.size)
         pixels = resize_padded(rgb, self.tile, self.resampler)
-        tile = np.empty((3, self.tile, self.tile), dtype=np.float32)
-        normalise(rearrange(pixels[:, :, :3], "h w c -> c h w"), out=tile)
-        return TiledImage(tiles=torch.as_tensor(tile).unsqueeze(0), plan=plan)
+        tiles = np.empty((1, self.tile, self.tile, 3), dtype=np.float32)
+        normalise(pixels[:, :, :3], out=tiles[0])
+        return TiledImage(tiles=planes(tiles), plan=plan)

@@ -17,7 +17,8 @@ class TiledImage:
     """An image cut into tiles.
 
     Attributes:
-        tiles: float32 ``[n, 3, tile, tile]`` on the CPU, RGB, ``(value / 255 - 0.5) / 0.5``, in the plan's order.
+        tiles: float32 ``[n, 3, tile, tile]`` on the CPU, RGB, ``(value / 255 - 0.5) / 0.5``, in the plan's order;
+            channels last in memory.
         plan: how they lie; ``plan.tiles == n``.
     """
 
