@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from nvila_train import distributed
 from nvila_train.optim import Optimizers, rate_factor
+from nvila_train.precision import Precision, computing
 
 
 class Task(Protocol):
@@ -46,6 +47,7 @@ def train(
     folder: Path,
     clip: float = 1.0,
     floor: float = 0.0,
+    precision: Precision = "fp32",
     save_every: int = 100,
     log_every: int = 10,
     resume: bool = True,
@@ -59,6 +61,7 @@ def train(
         folder: where ``state.pt`` (to resume from) and ``log.jsonl`` go.
         clip: largest norm of the gradient.
         floor: share of the learning rate that is left at the end.
+        precision: of the matrix products; weights and gradients are float32.
         resume: go on from ``state.pt`` if there is one.
         stage: name written into the log.
         report: called with every logged record.
@@ -76,7 +79,8 @@ def train(
         optimizer.set_rates(rate_factor(step, steps, floor=floor))
         optimizer.zero_grad()
         batch = task.batch(step, distributed.rank(), distributed.world())
-        loss, count, extra = task.loss(batch)
+        with computing(precision):
+            loss, count, extra = task.loss(batch)
         loss.backward()
         total = int(distributed.sum_(torch.tensor([count], dtype=torch.int64)))
         distributed.sum_gradients(parameters)

@@ -11,6 +11,7 @@ from nvila_model.config import EncoderConfig, LLMConfig, NVILAConfig, ProjectorC
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
 
 from nvila_train.playground import KINDS
+from nvila_train.precision import Precision
 
 Part = Literal["vision", "projector", "llm", "patches", "written"]
 Objective = Literal["patches", "written", "alignment", "answers"]
@@ -108,11 +109,13 @@ class Recipe(Strict):
 
     Attributes:
         seed: of the weights and of every stream of scenes.
+        precision: of the matrix products; weights and gradients are float32.
         stage: the stages in order; each begins with the weights that the one before it left.
     """
 
     name: str
     seed: int
+    precision: Precision = "fp32"
     model: ModelSize
     vision: VisionSize
     llm: LanguageSize

@@ -57,6 +57,7 @@ def run(
             steps=stage.steps,
             folder=folder,
             floor=stage.floor,
+            precision=recipe.precision,
             stage=stage.name,
             report=report,
         )

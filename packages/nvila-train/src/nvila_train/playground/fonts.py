@@ -1,12 +1,14 @@
 """Faces to draw with, and a cache of their rasterised characters.
 
-Five families serve for training, three others (one of them a serif) only for tests, so that a test measures reading and
-not the memory of a typeface. The files come from font packages; they are found without importing those packages, whose
-modules need the retired ``pkg_resources``.
+Eight families serve for training, three others (one of them a serif) only for tests, so that a test measures reading and
+not the memory of a typeface. Most files come from font packages and are found without importing those packages, whose
+modules need the retired ``pkg_resources``; ``pymupdf_fonts`` keeps each of its faces in a module instead.
 """
 
+import io
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
@@ -20,20 +22,22 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True, kw_only=True)
 class Face:
-    """One face of a font family, by its package and file."""
+    """One face of a font family, by its package and file, or by a module that holds the file's bytes."""
 
     package: str
     file: str
 
-    @property
-    def path(self) -> Path:
-        """Where the installed font package keeps the file; FileNotFoundError names a missing package."""
+    def open(self) -> io.BytesIO:
+        """The font file; FileNotFoundError names a missing package."""
         spec = find_spec(self.package)
         if spec is None or not spec.submodule_search_locations:
             raise FileNotFoundError(
                 f"font package {self.package} is not installed: pip install {self.package.replace('_', '-')}"
             )
-        return Path(next(iter(spec.submodule_search_locations))) / "files" / self.file
+        if "." not in self.file:
+            return io.BytesIO(import_module(f"{self.package}.{self.file}").fontbuffer)
+        folder = Path(next(iter(spec.submodule_search_locations)))
+        return io.BytesIO((folder / "files" / self.file).read_bytes())
 
 
 def _faces(package: str, *files: str) -> tuple[Face, ...]:
@@ -47,6 +51,8 @@ FACES: Final[dict[Split, tuple[Face, ...]]] = {
         *_faces("font_source_serif_pro", "SourceSerifPro-Regular.otf", "SourceSerifPro-Semibold.otf"),
         *_faces("font_manrope", "Manrope-Medium.ttf", "Manrope-Bold.ttf"),
         *_faces("font_fredoka_one", "FredokaOne-Regular.ttf"),
+        *_faces("pymupdf_fonts", "FiraGO_Regular", "FiraGO_Bold", "NotoSans_Regular", "NotoSans_Bold"),
+        *_faces("pymupdf_fonts", "Ubuntu_Regular", "Ubuntu_Bold"),
     ),
     "test": (
         *_faces("font_lato", "Lato-Regular.ttf", "Lato-Bold.ttf"),
@@ -69,7 +75,7 @@ class Letter:
 
 @cache
 def _font(face: Face, size: int) -> PIL.ImageFont.FreeTypeFont:
-    return PIL.ImageFont.truetype(str(face.path), size, layout_engine=PIL.ImageFont.Layout.BASIC)
+    return PIL.ImageFont.truetype(face.open(), size, layout_engine=PIL.ImageFont.Layout.BASIC)
 
 
 @lru_cache(maxsize=30_000)
