@@ -1,11 +1,12 @@
 """Number formats of the products of a training step; weights, gradients and optimizer states stay in float32."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 Precision = Literal["fp32", "bf16"]
 
@@ -15,11 +16,31 @@ def computing(precision: Precision) -> Iterator[None]:
     """Run forward passes in a precision.
 
     ``bf16`` is torch's autocast to bfloat16. On a processor with bfloat16 instructions it makes the matrix products two
-    to three times as fast. Attention is then written out as products: torch's fused kernel for CPUs takes longer for its
-    backward pass in bfloat16 than the whole rest of a small tower.
+    to three times as fast; attention stays in float32.
     """
     if precision == "fp32":
         yield
         return
-    with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+    with torch.autocast("cpu", dtype=torch.bfloat16), AttentionInFloat32():
         yield
+
+
+class AttentionInFloat32(TorchFunctionMode):
+    """Fused attention in float32 under autocast.
+
+    Of torch's kernels for CPUs, the fused one takes longer for its backward pass in bfloat16 than a small model takes for
+    all the rest, and attention written out as products takes two thirds of a step.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        with torch.autocast("cpu", enabled=False):
+            query, key, value, *rest = args
+            return func(query.float(), key.float(), value.float(), *rest, **(kwargs or {}))
