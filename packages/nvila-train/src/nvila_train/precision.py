@@ -28,8 +28,8 @@ def computing(precision: Precision) -> Iterator[None]:
 class AttentionInFloat32(TorchFunctionMode):
     """Fused attention in float32 under autocast.
 
-    Of torch's kernels for CPUs, the fused one takes longer for its backward pass in bfloat16 than a small model takes for
-    all the rest, and attention written out as products takes two thirds of a step.
+    Of torch's kernels for CPUs, the fused one takes longer for its backward pass in bfloat16 than a small model takes
+    for all the rest; written out as products, attention is slower than fused in float32 as well.
     """
 
     def __torch_function__(
