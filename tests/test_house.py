@@ -31,7 +31,7 @@ PUBLIC = {
         quantize_ smooth_scales unpack_int4 use_backend w4a16_linear w8a8_linear""",
     "model": """NVILA Answer BudgetError CheckpointError Image MediaError ModelInputs NVILAConfig Parity Processor
         Sampling Video count_tokens estimate_memory export_hf list_models preset""",
-    "train": "Packed Recipe RecipeError Stage pack param_groups train",
+    "train": "ConversationDataset Packed Recipe RecipeError Stage delta_loss pack param_groups prune train",
 }
 """Every public name. To change one is to change what others build on: it needs a line in the CHANGELOG too."""
 

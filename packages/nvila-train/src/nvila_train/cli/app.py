@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from nvila_train import distributed
+from nvila_train.cli.prune import prune
+from nvila_train.cli.score import score
 from nvila_train.evaluate import Result, accuracy, evaluate
 from nvila_train.recipe import Recipe, RecipeError
 from nvila_train.run import run as run_recipe
@@ -23,6 +25,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train NVILA, and measure it.",
 )
+app.command("score")(score)
+app.command("prune")(prune)
 console = Console(stderr=True)
 
 Model = Annotated[str, typer.Argument(help="'nano', a checkpoint folder, or a hub repository.")]

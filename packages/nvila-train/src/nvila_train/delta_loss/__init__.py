@@ -1,0 +1,43 @@
+"""DeltaLoss: keep the samples that a large model gets right and a small one does not.
+
+**The problem.** An instruction mixture grows by adding sources, and with them come samples that teach nothing: some
+are answered without a look at the picture, some nobody could answer. Training time is the same for all of them.
+
+**The method.** Two models of one family, a large and a small one, read every sample once, and of each the probability
+of the answer is taken:
+
+    d(x) = log p_large(x) - log p_small(x)
+
+Near zero both models do equally well, or equally badly: the sample is too easy, or too hard, or its answer is
+arbitrary. Below zero the small model does better, so what is learnt from it is no skill that comes with size; such
+samples distract. Above zero lies what can be learnt and is not yet trivial. Of each source the top ``ceil(keep * n)``
+samples stay, so that no source vanishes because its answers are long or its wording is odd.
+
+**Why not the alternative.** One model's loss alone cannot tell a hard sample from a faulty one: both are improbable.
+The difference can, since a fault is improbable to both. Clustering pictures and drawing evenly from the clusters (the
+paper's baseline, here as ``cluster``) spreads over what is seen and knows nothing of what is asked. A random half is
+the second baseline, and a strong one; the paper's margins are one to two points.
+
+The paper does not say whether log p is a sum over the answer's tokens or a mean. The formula reads as the sum, which
+is what is done here; it makes long answers count for more, at both ends. ``normalize="tokens"`` takes means.
+
+**How it is computed.** A sample costs what its tiles and tokens cost, and a loop over samples pays for more: files
+are read and cut once for each model, and products of one sample's few tokens leave most of a processor idle. Here
+files are read once for both models, pictures that several samples share go through the vision tower once, and samples
+of like length go through the language model together, several to a row where they fit, so that hardly any position is
+padding. One long row of all samples, as in training, has no padding at all, but scores each sample against every
+other in it only to mask the result.
+
+    records   rows of a LLaVA file
+    prepare   conversations to model inputs, for both models at once, in windows of bounded memory
+    rows      which samples go through the language model together
+    answers   log-probabilities of answers under one model
+    score     both models over a stream of conversations: ``delta_loss``
+    shards    a whole file, in shards that are resumed and spread over processes
+    scores    the table of scores, in Parquet
+    prune     which rows stay: ``prune``
+    cluster   pictures in groups, for the cluster baseline
+    histogram, page   what to look at before a subset is trusted
+
+Source: NVILA, section 2.2 and Table 3.
+"""
