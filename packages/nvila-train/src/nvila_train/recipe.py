@@ -8,8 +8,20 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from nvila_model.config import EncoderConfig, LLMConfig, NVILAConfig, ProjectorConfig, VisionConfig
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from nvila_train.data.conversations import check_together
+from nvila_train.data.source import DataSource
 from nvila_train.playground import KINDS
 from nvila_train.precision import Precision
 
@@ -71,7 +83,11 @@ class Stage(Strict):
         muon: peak learning rate of a part's matrices, where Muon trains them; AdamW otherwise.
         steps: optimizer steps.
         samples: scenes a step, over all processes.
-        mix: how often each kind of scene comes, as weights.
+        mix: how often each kind of drawn scene comes, as weights.
+        data: conversations to train on instead of drawn scenes (``answers`` only); paths begin at the recipe's folder.
+        budget: tokens of a packed row of ``data``; the context otherwise.
+        skip: samples of ``data`` that a process may leave out because they cannot be used.
+        workers: processes that prepare steps of ``data`` ahead.
         questions: questions about a scene in one conversation, at most.
         captions: how often a conversation asks for the whole scene.
         floor: share of the learning rate that is left at the end.
@@ -83,7 +99,11 @@ class Stage(Strict):
     muon: dict[Part, PositiveFloat] = Field(default_factory=dict)
     steps: PositiveInt
     samples: PositiveInt
-    mix: dict[str, PositiveFloat]
+    mix: dict[str, PositiveFloat] = Field(default_factory=dict)
+    data: tuple[DataSource, ...] = ()
+    budget: PositiveInt | None = None
+    skip: Annotated[int, Field(ge=0)] = 10
+    workers: Annotated[int, Field(ge=0)] = 0
     questions: Annotated[int, Field(ge=0)] = 4
     captions: Annotated[float, Field(ge=0, le=1)] = 0.0
     floor: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -102,6 +122,25 @@ class Stage(Strict):
         if unknown or not value:
             raise ValueError(f"kinds {unknown or 'missing'}: choose from {', '.join(KINDS)}")
         return value
+
+    @field_validator("data")
+    @classmethod
+    def placed(cls, value: tuple[DataSource, ...], info: ValidationInfo) -> tuple[DataSource, ...]:
+        check_together(value)
+        folder = (info.context or {}).get("folder")
+        return value if folder is None else tuple(source.under(folder) for source in value)
+
+    @model_validator(mode="after")
+    def drawn_or_given(self) -> "Stage":
+        if bool(self.mix) == bool(self.data):
+            raise ValueError("give the stage either mix, to draw scenes, or data, to read conversations")
+        if self.data and self.objective != "answers":
+            raise ValueError(f"data trains 'answers', not {self.objective!r}, which needs drawn scenes: give mix")
+        set_apart = ("questions", "captions") if self.data else ("budget", "skip", "workers")
+        stray = sorted(self.model_fields_set & set(set_apart))
+        if stray:
+            raise ValueError(f"{stray[0]} says nothing about {'data' if self.data else 'drawn scenes'}: leave it out")
+        return self
 
 
 class Recipe(Strict):
@@ -134,7 +173,8 @@ class Recipe(Strict):
     def read(cls, path: str | Path) -> "Recipe":
         """Read a TOML file. Raises: RecipeError."""
         try:
-            return cls.model_validate(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+            text = Path(path).read_text(encoding="utf-8")
+            return cls.model_validate(tomllib.loads(text), context={"folder": Path(path).parent})
         except OSError as error:
             raise RecipeError(f"cannot read {path}: {error.strerror}") from None
         except tomllib.TOMLDecodeError as error:

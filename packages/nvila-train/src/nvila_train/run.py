@@ -15,9 +15,12 @@ import torch
 from nvila_model.tokenizer import Tokenizer
 
 from nvila_train import distributed
-from nvila_train.loop import Task, finished, train
+from nvila_train.checkpoint import finished
+from nvila_train.data.conversations import ConversationDataset
+from nvila_train.loop import Task, train
 from nvila_train.objectives.alignment import AlignmentTask
 from nvila_train.objectives.answers import AnswerTask
+from nvila_train.objectives.conversations import ConversationTask
 from nvila_train.objectives.patches import PatchTask
 from nvila_train.objectives.written import WrittenTask
 from nvila_train.playground import KINDS
@@ -81,6 +84,16 @@ def tokenizer(recipe: Recipe, out: Path) -> Tokenizer:
 
 def task_of(stage: Stage, trainee: Trainee, *, seed: int) -> Task:
     """The task of a stage's objective."""
+    if stage.data:
+        data = ConversationDataset(stage.data, seed=seed)
+        return ConversationTask(
+            trainee=trainee,
+            data=data,
+            samples=stage.samples,
+            budget=stage.budget,
+            skip=stage.skip,
+            workers=stage.workers,
+        )
     stream = SceneStream(seed=seed, mix=stage.mix)
     match stage.objective:
         case "patches":
