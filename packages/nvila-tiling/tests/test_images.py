@@ -60,12 +60,14 @@ def test_torch_is_at_most_two_levels_from_pillow_in_under_one_percent(size: tupl
         assert (apart > 0).float().mean() < 0.01
 
 
-def test_the_pillow_resampler_takes_rows_before_columns() -> None:
+@pytest.mark.parametrize("tile", [1, 27, 28, 30])
+@pytest.mark.parametrize("height", [28, 400])
+def test_the_pillow_resampler_takes_rows_before_columns(tile: int, height: int) -> None:
     """The older order of Pillow's passes, which the reference dates from; written out as two resizes."""
-    image = noise(60, 400)
-    narrow = image.resize((28, 400), Image.Resampling.BICUBIC).resize((28, 28), Image.Resampling.BICUBIC)
+    image = noise(60, height)
+    narrow = image.resize((tile, height), Image.Resampling.BICUBIC).resize((tile, tile), Image.Resampling.BICUBIC)
     expected = torch.from_numpy(np.array(narrow)).permute(2, 0, 1) / 127.5 - 1
-    assert torch.equal(SingleTile(tile=28, resampler="pillow")(image).tiles[0], expected)
+    assert torch.equal(SingleTile(tile=tile, resampler="pillow")(image).tiles[0], expected)
 
 
 @pytest.mark.parametrize("resampler", ["pillow", "torch"])

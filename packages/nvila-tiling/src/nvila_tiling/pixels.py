@@ -58,7 +58,13 @@ class PillowSource:
         # Two calls fix the order of the two passes, rows first, as in Pillow up to 12.1 and so in the reference; later
         # versions shrink the columns of some tall images first, which moves values by up to 30 levels.
         narrowed = self.image.resize((width, self.image.height), Image.Resampling.BICUBIC)
-        return np.asarray(narrowed.resize((width, height), Image.Resampling.BICUBIC))
+        if width % 4:
+            return np.asarray(narrowed.resize((width, height), Image.Resampling.BICUBIC))
+        # The pass over columns treats every byte alike. Pillow keeps RGB in four bytes, one of them idle; four pixels
+        # of three bytes read as three of four bands save it a quarter of the steps, and the bits are the same.
+        wide = width * 3 // 4
+        packed = Image.frombuffer("RGBX", (wide, narrowed.height), narrowed.tobytes(), "raw", "RGBX", 0, 1)
+        return np.asarray(packed.resize((wide, height), Image.Resampling.BICUBIC)).reshape(height, width, 3)
 
 
 @dataclass(frozen=True)
