@@ -18,6 +18,7 @@ INT4 = Int4Linear.from_linear(nn.Linear(256, 40), group_size=64)
 INT8 = Int8Linear.from_linear(nn.Linear(256, 40))
 CODES = (torch.zeros(3, 256, dtype=torch.int8), torch.ones(3), INT8.weight, INT8.weight_scale, INT8.bias)
 FP16, E4M3 = torch.float16, torch.float8_e4m3fn
+E4M3_CODES = torch.randn(3, 200).to(E4M3)
 
 CALLS: list[tuple[Any, tuple[Any, ...]]] = [
     (ops.w4a16.dequantize, (INT4.packed, INT4.scale_zero, 256, 64, FP16, torch.float32)),
@@ -36,9 +37,11 @@ CALLS: list[tuple[Any, tuple[Any, ...]]] = [
     (ops.w8a8.int8_linear, (*CODES, True, FP16)),
     (ops.w8a8.int8_linear_requantize, (*CODES, False, torch.ones(1))),
     (ops.fp8.amax, (torch.randn(3, 200),)),
+    (ops.fp8.fp8_linear, (E4M3_CODES, torch.ones(3), E4M3_CODES[:2], torch.ones(1), torch.ones(2), FP16)),
 ]
 FP8_CALLS: list[tuple[Any, tuple[Any, ...]]] = [
     (ops.fp8.cast_fp8, (torch.randn(3, 200), torch.ones(1), E4M3)),
+    (ops.fp8.cast_fp8_amax, (torch.randn(3, 200), torch.ones(1), E4M3)),
     (ops.fp8.cast_fp8_rows, (torch.randn(3, 200), E4M3)),
     (ops.fp8.cast_fp8_transposed, (torch.randn(3, 200), torch.ones(1), E4M3)),
 ]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nvila_kernels import functional
-from nvila_kernels.pack import BLOCK, blocks, kernel_group, kernel_groups, pack_int4, pack_scale_zero
+from nvila_kernels.pack import BLOCK, NO_SCALE, blocks, kernel_group, kernel_groups, pack_int4, pack_scale_zero
 from nvila_kernels.quantization import Int4Codes, Int8Codes, pad_features, padded_features, quantize_int4, quantize_int8
 from nvila_kernels.reference import int4_codes
 
@@ -52,7 +52,8 @@ class Int4Linear(nn.Module):
         groups = kernel_groups(in_features, group)
         packed = torch.zeros(blocks(in_features), out_features, 32, dtype=torch.int16, device=device)
         self.register_buffer("packed", packed)
-        self.register_buffer("scale_zero", torch.zeros(groups, out_features, dtype=torch.int32, device=device))
+        words = torch.full((groups, out_features), NO_SCALE, dtype=torch.int32, device=device)
+        self.register_buffer("scale_zero", words)
         self.register_buffer("bias", torch.zeros(out_features, device=device, dtype=dtype) if bias else None)
 
     @classmethod

@@ -19,6 +19,9 @@ from torch import Tensor
 BLOCK = 128
 """Input features of one block; K is padded up to a multiple of it."""
 
+NO_SCALE = 0x6400
+"""The packed word of scale 0 and zero point 0: 1024 as float16."""
+
 KERNEL_GROUPS = (32, 64, 128)
 """Group sizes that the kernels read directly, besides a whole row."""
 
@@ -90,9 +93,10 @@ def kernel_groups(in_features: int, group: int) -> int:
 
 
 def pack_scale_zero(scale: Tensor, zero: Tensor, *, in_features: int, group_size: int) -> Tensor:
-    """Put each group's scale and zero point into one 32-bit word, the scale in the upper half.
+    """Put each group's scale and zero point into one 32-bit word: the scale above, ``1024 + zero`` as float16 below.
 
-    One word, so that the GPU can fetch both with one asynchronous copy (4 bytes is its smallest).
+    One word, so that the GPU can fetch both with one asynchronous copy (4 bytes is its smallest). The kernels make
+    ``1024 + code`` of each code and take the lower half off as it stands; its last 6 bits are the zero point itself.
 
     A kernel reads whole blocks of 128 features, so the groups are filled up to whole blocks, with scales of 0.
 
@@ -110,8 +114,9 @@ def pack_scale_zero(scale: Tensor, zero: Tensor, *, in_features: int, group_size
         scale = scale.repeat_interleave(repeats, dim=1)[:, : blocks(in_features)]
         zero = zero.repeat_interleave(repeats, dim=1)[:, : blocks(in_features)]
     bits = scale.contiguous().view(torch.int16).to(torch.int32)
-    words = rearrange(bits << 16 | zero.to(torch.int32), "n g -> g n")
-    return torch.nn.functional.pad(words, (0, 0, 0, kernel_groups(in_features, group) - len(words))).contiguous()
+    words = rearrange(bits << 16 | zero.to(torch.int32) | NO_SCALE, "n g -> g n")
+    missing = kernel_groups(in_features, group) - len(words)
+    return torch.nn.functional.pad(words, (0, 0, 0, missing), value=NO_SCALE).contiguous()
 
 
 def unpack_scale_zero(scale_zero: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

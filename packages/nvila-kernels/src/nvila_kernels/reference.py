@@ -147,6 +147,21 @@ def cast_fp8_transposed(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     return cast_fp8(x, scale, dtype).T.contiguous()
 
 
+def cast_fp8_amax(x: Tensor, scale: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """:func:`cast_fp8` and :func:`amax` of the same tensor: what delayed scaling needs."""
+    return cast_fp8(x, scale, dtype), amax(x)
+
+
+def fp8_linear(
+    x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """``(x @ weight.T) * x_scale * weight_scale + bias`` in float32: float8 ``[m, k]`` and ``[n, k]``, ``[m, n]`` of
+    ``dtype``; scales are ``[1]`` or one a row of their operand.
+    """
+    out = (x.float() @ weight.float().T) * x_scale[:, None] * weight_scale
+    return (out if bias is None else out + bias.float()).to(dtype)
+
+
 def amax(x: Tensor) -> Tensor:
-    """``max|x|`` as float32 ``[1]``."""
-    return x.float().abs().amax().reshape(1)
+    """``max|x|`` as float32 ``[1]``; 0 of nothing."""
+    return x.float().abs().amax().reshape(1) if x.numel() else x.new_zeros((1,), dtype=torch.float32)

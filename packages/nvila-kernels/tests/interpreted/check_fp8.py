@@ -44,3 +44,30 @@ def check_rows_and_amax(m: int, k: int, target: torch.dtype, source: torch.dtype
     assert torch.equal(scale, expected[1])
     assert torch.equal(kernels.amax(x), reference.amax(x))
     assert equal(kernels.cast_fp8(x, scale, target), expected[0])
+    noted, largest = kernels.cast_fp8_amax(x, scale[:1], target)
+    assert equal(noted, reference.cast_fp8(x, scale[:1], target))
+    assert torch.equal(largest, reference.amax(x))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    m=st.integers(1, 70),
+    n=st.integers(1, 140),
+    k=st.integers(1, 300),
+    bias=st.booleans(),
+    by_row=st.booleans(),
+    gradient=st.booleans(),
+    seed=st.integers(0, 1 << 16),
+)
+def check_product(m: int, n: int, k: int, bias: bool, by_row: bool, gradient: bool, seed: int) -> None:
+    """Against the product in float64: a weight of e4m3 with activations of e4m3 or gradients of e5m2."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(m, k, generator=generator).to(torch.float8_e5m2 if gradient else torch.float8_e4m3fn)
+    weight = torch.randn(n, k, generator=generator).to(torch.float8_e4m3fn)
+    x_scale, weight_scale = (torch.rand(size if by_row else 1, generator=generator) + 0.1 for size in (m, n))
+    shift = torch.randn(n, generator=generator) if bias else None
+    out = kernels.fp8_linear(x, x_scale, weight, weight_scale, shift, torch.float32)
+    terms = (x.double() * x_scale[:, None].double(), weight.double() * weight_scale[:, None].double())
+    expected = terms[0] @ terms[1].T + (0 if shift is None else shift.double())
+    magnitude = terms[0].abs() @ terms[1].abs().T + 1
+    assert bool(((out.double() - expected).abs() <= 1e-6 * magnitude).all())

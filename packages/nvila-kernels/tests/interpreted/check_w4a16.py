@@ -20,8 +20,8 @@ def centred_kernel(words, out, zero, FLOAT: tl.constexpr, ASM: tl.constexpr, ROW
     row = tl.arange(0, ROWS)[:, None]
     lane = tl.arange(0, 32)[None, :]
     at = row * 32 + lane
-    zeros = tl.full((ROWS, 1), 0, tl.int32) + zero
-    first, second, third, fourth = centred(tl.load(words + at), zeros, FLOAT, ASM)
+    scale_word = tl.full((ROWS,), 0x6400, tl.int32) | zero
+    first, second, third, fourth = centred(tl.load(words + at), scale_word, FLOAT, ASM)
     tl.store(out + at, first)
     tl.store(out + ROWS * 32 + at, second)
     tl.store(out + 2 * ROWS * 32 + at, third)
@@ -106,7 +106,7 @@ def check_before_rounding(group: int, dtype: torch.dtype, kernel: str) -> None:
     x = torch.randn(5, 512, generator=generator).to(dtype)
     out = torch.empty(5, 130)
     arguments = (x, layer.packed, layer.scale_zero, layer.bias, out, 5, 130, 4, 512)
-    constants = {"BIAS": True, "GROUP": group, "SCALE": tl.float16, "HALF": False, "ASM": True}
+    constants = {"BIAS": True, "GROUP": group, "SCALE": tl.float16, "HALF": False, "ASM": True, "NARROW": False}
     if kernel == "decode":
         w4a16.decode[(2, 1, 1)](*arguments, **constants, BLOCK_M=8, BLOCK_N=128, SPLIT=1)
     else:

@@ -1,11 +1,12 @@
 """Which tile each kernel uses, by architecture and number of rows: a table, so that nothing is tuned at first call.
 
-Provisional: chosen by reading compiled code, not by timing, since no GPU was at hand, and the script that prints those
-readings is not here yet. An architecture is ten times its capability,
-89 for 8.9; one that the table lacks uses the newest entry below it.
+Chosen by reading compiled code (``benchmarks/bench_sass.py`` compiles every entry and prints what it read), not by
+timing, since no GPU was at hand. An architecture is ten times its capability, 89 for 8.9; one that the tables lack uses
+the newest entry below it.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 ARCHITECTURES = (80, 86, 87, 89, 90, 100, 120)
 """Those that the tables were read on."""
@@ -19,13 +20,16 @@ PROCESSORS = {80: 108, 86: 82, 87: 16, 89: 128, 90: 132, 100: 148, 120: 170}
 DECODE_ROWS = 16
 """Up to this many rows the decode kernel runs."""
 
+MANY = 1 << 31
+"""The bucket of all row counts beyond the others."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
     """The piece of the result that one program computes, and how.
 
     block_m, block_n: rows (tokens) and columns (output features).
-    block_k: input features an iteration (int8; the 4-bit kernels take a block of 128).
+    block_k: input features an iteration (of 8 bits; the 4-bit kernels take a block of 128).
     warps, stages: of the block and of the software pipeline.
     halves: two products of half the columns each instead of one.
     """
@@ -37,24 +41,41 @@ class Tile:
     stages: int
     halves: bool = False
 
+    def options(self, *, fusion: bool) -> dict[str, Any]:
+        """What a launch tells the compiler; ``fusion`` lets a product and a sum become one rounding."""
+        return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": fusion}
 
-DECODE = {
+
+_DECODE = {
     8: Tile(block_m=8, block_n=128, warps=2, stages=4),
     16: Tile(block_m=16, block_n=128, warps=2, stages=4),
 }
-PREFILL_SMALL = Tile(block_m=32, block_n=128, warps=4, stages=3)
-PREFILL = {
-    80: Tile(block_m=128, block_n=128, warps=8, stages=3),
-    86: Tile(block_m=64, block_n=128, warps=4, stages=3),
-    87: Tile(block_m=64, block_n=128, warps=4, stages=3),
-    89: Tile(block_m=64, block_n=128, warps=4, stages=3),
-    90: Tile(block_m=128, block_n=128, warps=8, stages=3),
-    100: Tile(block_m=128, block_n=128, warps=8, stages=3),
-    120: Tile(block_m=64, block_n=128, warps=4, stages=3),
+_SMALL = {**_DECODE, 32: Tile(block_m=32, block_n=128, warps=4, stages=3)}
+_MIDDLE = {**_SMALL, MANY: Tile(block_m=64, block_n=128, warps=4, stages=3)}
+_LARGE = {**_SMALL, MANY: Tile(block_m=128, block_n=128, warps=8, stages=3)}
+INT4: dict[int, dict[int, Tile]] = {
+    80: _LARGE, 86: _MIDDLE, 87: _MIDDLE, 89: _MIDDLE, 90: _LARGE, 100: _LARGE, 120: _MIDDLE
+}  # fmt: skip
+"""W4A16, by architecture and the most rows of a bucket."""
+
+_WARP_PRODUCTS = {
+    64: Tile(block_m=64, block_n=128, block_k=64, warps=4, stages=4, halves=True),
+    MANY: Tile(block_m=128, block_n=128, block_k=64, warps=4, stages=3, halves=True),
 }
-_AMPERE = Tile(block_m=128, block_n=128, block_k=64, warps=4, stages=3, halves=True)
-_HOPPER = Tile(block_m=128, block_n=256, block_k=128, warps=8, stages=3)
-INT8 = {80: _AMPERE, 86: _AMPERE, 87: _AMPERE, 89: _AMPERE, 90: _HOPPER, 100: _HOPPER, 120: _AMPERE}
+_GROUP_PRODUCTS = {
+    64: Tile(block_m=64, block_n=128, block_k=128, warps=4, stages=4),
+    MANY: Tile(block_m=128, block_n=256, block_k=128, warps=8, stages=3),
+}
+INT8: dict[int, dict[int, Tile]] = {
+    **dict.fromkeys((80, 86, 87, 89), _WARP_PRODUCTS),
+    **dict.fromkeys((90, 100), _GROUP_PRODUCTS),
+    120: _WARP_PRODUCTS,
+}
+"""W8A8."""
+
+_GROUP_FP8 = {**_GROUP_PRODUCTS, MANY: Tile(block_m=128, block_n=128, block_k=128, warps=8, stages=3)}
+FP8: dict[int, dict[int, Tile]] = {89: _WARP_PRODUCTS, 90: _GROUP_FP8, 100: _GROUP_FP8, 120: _WARP_PRODUCTS}
+"""Scaled float8 products, on the architectures that have them."""
 
 
 def nearest(architecture: int) -> int:
@@ -68,19 +89,15 @@ def nearest(architecture: int) -> int:
     return known[-1]
 
 
-def decode_tile(rows: int) -> Tile:
-    """The decode tile for ``rows`` tokens."""
-    return DECODE[8 if rows <= 8 else 16]
+def tile_of(table: dict[int, dict[int, Tile]], architecture: int, rows: int) -> Tile:
+    """The tile of a table for so many rows: that of the first bucket which holds them."""
+    buckets = table[nearest(architecture)]
+    return next(tile for most, tile in buckets.items() if rows <= most)
 
 
-def prefill_tile(architecture: int, rows: int) -> Tile:
-    """The prefill tile for ``rows`` tokens."""
-    return PREFILL_SMALL if rows <= 32 else PREFILL[nearest(architecture)]
-
-
-def int8_tile(architecture: int) -> Tile:
-    """The int8 tile."""
-    return INT8[nearest(architecture)]
+def row_options(block: int) -> dict[str, Any]:
+    """The options of a kernel that holds a row of ``block`` features: 16 of them a thread, and no fused rounding."""
+    return {"num_warps": min(max(block // 512, 1), 16), "enable_fp_fusion": False}
 
 
 def splits(architecture: int, columns: int, blocks: int) -> int:

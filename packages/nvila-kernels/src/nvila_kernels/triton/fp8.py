@@ -13,8 +13,10 @@ import triton.language as tl
 
 
 @triton.jit
-def cast(x, scale, codes, M, K, LIMIT: tl.constexpr, BY_ROW: tl.constexpr, BLOCK: tl.constexpr):
-    """``clamp(x * (1 / scale))``, one scale for all or one a row."""
+def cast(
+    x, scale, codes, largest, M, K, LIMIT: tl.constexpr, BY_ROW: tl.constexpr, AMAX: tl.constexpr, BLOCK: tl.constexpr
+):
+    """``clamp(x * (1 / scale))``, one scale or one a row; if asked, ``largest[program] = max|x|`` of its block."""
     offset = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = offset < M.to(tl.int64) * K
     value = tl.load(x + offset, mask=inside, other=0.0).to(tl.float32)
@@ -22,6 +24,8 @@ def cast(x, scale, codes, M, K, LIMIT: tl.constexpr, BY_ROW: tl.constexpr, BLOCK
         step = tl.load(scale + offset // K, mask=inside, other=1.0)
     else:
         step = tl.load(scale)
+    if AMAX:
+        tl.store(largest + tl.program_id(0), tl.max(tl.abs(value), axis=0))
     value = tl.clamp(value * tl.math.div_rn(1.0, step), -LIMIT, LIMIT)
     tl.store(codes + offset, value.to(codes.dtype.element_ty), mask=inside)
 

@@ -47,14 +47,15 @@ fma.rn.bf16x2 $3, $3, one, $5;
 
 
 @triton.jit
-def centred_twin(words, zero, FLOAT: tl.constexpr):
+def centred_twin(words, scale_word, FLOAT: tl.constexpr):
     """``code - zero`` of the four nibbles of each int16 word, in plain triton: for the interpreter and AMD."""
+    low = scale_word.to(tl.int16)  # 1024 + zero
     if tl.float16 == FLOAT:
         MAGIC: tl.constexpr = 0x6400
     else:
         MAGIC: tl.constexpr = 0x4300
-    magic = tl.full(zero.shape, MAGIC, tl.int16)
-    offset = (zero.to(tl.int16) | magic).to(FLOAT, bitcast=True)
+        low = ((low & 63) | MAGIC).to(tl.int16)  # 128 + zero
+    offset = low.to(FLOAT, bitcast=True)
     first = ((words & 15) | MAGIC).to(tl.int16).to(FLOAT, bitcast=True) - offset
     second = (((words >> 4) & 15) | MAGIC).to(tl.int16).to(FLOAT, bitcast=True) - offset
     third = (((words >> 8) & 15) | MAGIC).to(tl.int16).to(FLOAT, bitcast=True) - offset
@@ -63,22 +64,21 @@ def centred_twin(words, zero, FLOAT: tl.constexpr):
 
 
 @triton.jit
-def centred_asm(words, zero, FLOAT: tl.constexpr):
+def centred_asm(words, scale_word, FLOAT: tl.constexpr):
     """The same with packed instructions: for 8 weights 1 shift, 4 LOP3, 4 HFMA2 (float16), or 3, 4, 4 (bfloat16)."""
-    zero = zero.to(tl.int16)
+    low = scale_word.to(tl.int16)  # 1024 + zero
     if tl.float16 == FLOAT:
-        offset = (zero | 0x6400).to(tl.int16)  # 1024 + zero
-        smaller = ((zero << 4) | 0xD400 - 0x10000).to(tl.int16)  # -(64 + zero)
+        smaller = 960.0 - low.to(tl.float16, bitcast=True)  # -(64 + zero)
         parts = tl.inline_asm_elementwise(
             _FLOAT16_ASM,
             "=&r,=&r,=&r,=&r,r,r,r",
-            [words, offset, smaller],
+            [words, low, smaller.to(tl.float16)],
             dtype=(tl.float16, tl.float16, tl.float16, tl.float16),
             is_pure=True,
             pack=2,
         )
     else:
-        offset = (zero | 0xC300 - 0x10000).to(tl.int16)  # -(128 + zero)
+        offset = ((low & 63) | 0xC300 - 0x10000).to(tl.int16)  # -(128 + zero)
         parts = tl.inline_asm_elementwise(
             _BFLOAT16_ASM,
             "=&r,=&r,=&r,=&r,r,r",
@@ -91,12 +91,12 @@ def centred_asm(words, zero, FLOAT: tl.constexpr):
 
 
 @triton.jit
-def centred(words, zero, FLOAT: tl.constexpr, ASM: tl.constexpr):
-    """``code - zero``, exact: int16 words ``[n, 32]`` and zeros ``[n, 1]`` to four ``[n, 32]``."""
+def centred(words, scale_word, FLOAT: tl.constexpr, ASM: tl.constexpr):
+    """``code - zero``, exact: int16 words ``[n, 32]`` and packed scale words ``[n]`` to four ``[n, 32]``."""
     if ASM:
-        parts = centred_asm(words, zero, FLOAT)
+        parts = centred_asm(words, scale_word[:, None], FLOAT)
     else:
-        parts = centred_twin(words, zero, FLOAT)
+        parts = centred_twin(words, scale_word[:, None], FLOAT)
     return parts
 
 

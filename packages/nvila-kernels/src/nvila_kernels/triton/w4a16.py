@@ -7,7 +7,9 @@ decode   multiplies the float32 sum of a group with its scale: the weights stay 
 prefill  multiplies each weight with its scale before the product: fewer registers at large tiles, weights rounded to 16
 bits
 
-Rows and columns beyond the edge wrap around to valid addresses and are not stored, so that no mask burdens the loop.
+No mask burdens the loop: the last tile of columns moves left until it ends with the weight, and computes a few columns
+twice; rows beyond the edge, and columns of a weight that is narrower than one tile (``NARROW``), wrap around to valid
+addresses and are not stored. Of a tile that never wraps, all rows lie at fixed distances: one pointer serves them.
 K is a multiple of 128 here; the launcher pads the activations with zeros where it is not.
 """
 # ruff: noqa: N803, SIM108 - constants of a kernel are in capitals; a constexpr branch is a statement
@@ -32,6 +34,18 @@ def partial(weight, x, total, HALF: tl.constexpr):
 
 
 @triton.jit
+def columns(N, NARROW: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Where this program's tile of columns begins, and the columns within it."""
+    first = tl.program_id(0) * BLOCK_N
+    within = tl.arange(0, BLOCK_N)
+    if NARROW:
+        within = within % N
+    else:
+        first = tl.minimum(first, N - BLOCK_N)
+    return first, within
+
+
+@triton.jit
 def decode(
     x,
     packed,
@@ -50,6 +64,7 @@ def decode(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     SPLIT: tl.constexpr,
+    NARROW: tl.constexpr,
 ):
     """``out[split, m, n]`` (float32) receives the partial sums of each split of K; without a split, the finished
     result.
@@ -57,14 +72,15 @@ def decode(
     FLOAT: tl.constexpr = x.dtype.element_ty
     TOTAL: tl.constexpr = tl.float16 if HALF else tl.float32
     split = tl.program_id(1)
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    first, within = columns(N, NARROW, BLOCK_N)
     m = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
     lane = tl.arange(0, 32)
-    column = n % N
+    column = first + within
+    n = first + tl.arange(0, BLOCK_N)
     per_split = (BLOCKS + SPLIT - 1) // SPLIT
     begin = split * per_split
     end = tl.minimum(begin + per_split, BLOCKS)
-    words_at = packed + begin.to(tl.int64) * N * 32 + column[:, None] * 32 + lane[None, :]
+    words_at = packed + (begin.to(tl.int64) * N + first) * 32 + (within[:, None] * 32 + lane[None, :])
     x_at = x + (m % M)[None, :] * stride_x + begin * 128 + lane[:, None]
     if GROUP == 0:
         scales_at = scale_zero + column
@@ -82,7 +98,7 @@ def decode(
         if GROUP == 0 or GROUP == 128:
             if GROUP == 128:
                 scale_word = tl.load(scales_at)
-            w0, w1, w2, w3 = centred(words, (scale_word & 63)[:, None], FLOAT, ASM)
+            w0, w1, w2, w3 = centred(words, scale_word, FLOAT, ASM)
             group = partial(w0, x0, zeros, HALF)
             group = partial(w1, x1, group, HALF)
             group = partial(w2, x2, group, HALF)
@@ -94,8 +110,8 @@ def decode(
         elif GROUP == 64:
             left = tl.load(scales_at)
             right = tl.load(scales_at + N)
-            w0, w1, _c, _d = centred(words, (left & 63)[:, None], FLOAT, ASM)
-            _a, _b, w2, w3 = centred(words, (right & 63)[:, None], FLOAT, ASM)
+            w0, w1, _c, _d = centred(words, left, FLOAT, ASM)
+            _a, _b, w2, w3 = centred(words, right, FLOAT, ASM)
             total += partial(w1, x1, partial(w0, x0, zeros, HALF), HALF) * scale_of(left, SCALE)[:, None]
             total += partial(w3, x3, partial(w2, x2, zeros, HALF), HALF) * scale_of(right, SCALE)[:, None]
         else:
@@ -103,10 +119,10 @@ def decode(
             s1 = tl.load(scales_at + N)
             s2 = tl.load(scales_at + 2 * N)
             s3 = tl.load(scales_at + 3 * N)
-            w0, _b, _c, _d = centred(words, (s0 & 63)[:, None], FLOAT, ASM)
-            _a, w1, _c, _d = centred(words, (s1 & 63)[:, None], FLOAT, ASM)
-            _a, _b, w2, _d = centred(words, (s2 & 63)[:, None], FLOAT, ASM)
-            _a, _b, _c, w3 = centred(words, (s3 & 63)[:, None], FLOAT, ASM)
+            w0, _b, _c, _d = centred(words, s0, FLOAT, ASM)
+            _a, w1, _c, _d = centred(words, s1, FLOAT, ASM)
+            _a, _b, w2, _d = centred(words, s2, FLOAT, ASM)
+            _a, _b, _c, w3 = centred(words, s3, FLOAT, ASM)
             total += partial(w0, x0, zeros, HALF) * scale_of(s0, SCALE)[:, None]
             total += partial(w1, x1, zeros, HALF) * scale_of(s1, SCALE)[:, None]
             total += partial(w2, x2, zeros, HALF) * scale_of(s2, SCALE)[:, None]
@@ -140,7 +156,7 @@ def sum_splits(workspace, bias, out, M, N, BIAS: tl.constexpr, SPLIT: tl.constex
 @triton.jit
 def scaled(words, scale_word, FLOAT: tl.constexpr, SCALE: tl.constexpr, ASM: tl.constexpr):
     """``scale * (code - zero)`` rounded to 16 bits, four ``[n, 32]``."""
-    a, b, c, d = centred(words, (scale_word & 63)[:, None], FLOAT, ASM)
+    a, b, c, d = centred(words, scale_word, FLOAT, ASM)
     scale = scale_of(scale_word, SCALE).to(FLOAT)[:, None]
     return a * scale, b * scale, c * scale, d * scale
 
@@ -163,15 +179,17 @@ def prefill(
     ASM: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    NARROW: tl.constexpr,
 ):
     """``out[m, n]``, finished: one program a tile, all of K."""
     FLOAT: tl.constexpr = x.dtype.element_ty
     TOTAL: tl.constexpr = tl.float16 if HALF else tl.float32
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    first, within = columns(N, NARROW, BLOCK_N)
     m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     lane = tl.arange(0, 32)
-    column = n % N
-    words_at = packed + column[:, None] * 32 + lane[None, :]
+    column = first + within
+    n = first + tl.arange(0, BLOCK_N)
+    words_at = packed + first * 32 + (within[:, None] * 32 + lane[None, :])
     x_at = x + (m % M).to(tl.int64)[None, :] * stride_x + lane[:, None]
     scales_at = scale_zero + column
     scale_word = tl.load(scales_at)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from nvila_kernels.pack import BLOCK
 from nvila_kernels.triton import w4a16
 from nvila_kernels.triton.architecture import architecture, assembly
-from nvila_kernels.triton.configurations import DECODE_ROWS, decode_tile, prefill_tile, splits
+from nvila_kernels.triton.configurations import DECODE_ROWS, INT4, splits, tile_of
 
 TRITON_TYPE = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
@@ -46,20 +46,20 @@ def w4a16_linear(
         "ASM": assembly(),
     }
     shift = x if bias is None else bias  # never read without a bias
+    tile = tile_of(INT4, device, rows)
+    constants |= {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "NARROW": columns < tile.block_n}
+    tiles_n = triton.cdiv(columns, tile.block_n)
     if rows > DECODE_ROWS:
-        tile = prefill_tile(device, rows)
-        grid = (triton.cdiv(columns, tile.block_n), triton.cdiv(rows, tile.block_m))
-        w4a16.prefill[grid](
+        w4a16.prefill[(tiles_n, triton.cdiv(rows, tile.block_m))](
             x, packed, scale_zero, shift, out, rows, columns, blocks, x.stride(0), **constants,
-            BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, num_warps=tile.warps, num_stages=tile.stages,
+            **tile.options(fusion=True),
         )  # fmt: skip
         return out
-    tile = decode_tile(rows)
-    split = splits(device, triton.cdiv(columns, tile.block_n), blocks)
+    split = splits(device, tiles_n, blocks)
     target = out if split == 1 else x.new_empty((split, rows, columns), dtype=torch.float32)
-    w4a16.decode[(triton.cdiv(columns, tile.block_n), split, 1)](
-        x, packed, scale_zero, shift, target, rows, columns, blocks, x.stride(0), **constants,
-        BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, SPLIT=split, num_warps=tile.warps, num_stages=tile.stages,
+    w4a16.decode[(tiles_n, split, 1)](
+        x, packed, scale_zero, shift, target, rows, columns, blocks, x.stride(0), **constants, SPLIT=split,
+        **tile.options(fusion=True),
     )  # fmt: skip
     if split > 1:
         w4a16.sum_splits[(triton.cdiv(out.numel(), 1024),)](

@@ -7,9 +7,13 @@ import triton
 from torch import Tensor
 
 from nvila_kernels.quantization import padded_features
-from nvila_kernels.triton import rows, w8a8
+from nvila_kernels.triton import rows
 from nvila_kernels.triton.architecture import architecture, assembly
-from nvila_kernels.triton.configurations import int8_tile
+from nvila_kernels.triton.configurations import INT8, Tile, row_options, tile_of
+from nvila_kernels.triton.product import byte_product
+
+UNFUSED = {"enable_fp_fusion": False}
+"""Every product and sum rounds by itself, as in the reference."""
 
 WIDEST_ROW = 65536
 """Features that one program can hold in registers."""
@@ -35,7 +39,7 @@ def _quantize(x: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
         block = _row_block(padded)
         rows.quantize_rows[(x.shape[0],)](
             x.contiguous(), codes, scale, x.shape[1],
-            GELU=gelu, PADDED=padded, ASM=assembly(), BLOCK=block, num_warps=min(max(block // 512, 1), 16),
+            GELU=gelu, PADDED=padded, ASM=assembly(), BLOCK=block, **row_options(block),
         )  # fmt: skip
     return codes, scale
 
@@ -57,7 +61,7 @@ def layer_norm_quantize(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float)
         block = _row_block(padded)
         rows.layer_norm_quantize[(x.shape[0],)](
             x.contiguous(), weight, bias, codes, scale, x.shape[1], epsilon,
-            PADDED=padded, ASM=assembly(), BLOCK=block, num_warps=min(max(block // 512, 1), 16),
+            PADDED=padded, ASM=assembly(), BLOCK=block, **row_options(block),
         )  # fmt: skip
     return codes, scale
 
@@ -67,33 +71,44 @@ def quantize_static(x: Tensor, scale: Tensor) -> Tensor:
     codes, _, padded = _empty_rows(x)
     if codes.numel():
         rows.quantize_static[(triton.cdiv(codes.numel(), 1024),)](
-            x.contiguous(), scale, codes, x.shape[0], x.shape[1], PADDED=padded, ASM=assembly(), BLOCK=1024
+            x.contiguous(),
+            scale,
+            codes,
+            x.shape[0],
+            x.shape[1],
+            PADDED=padded,
+            ASM=assembly(),
+            BLOCK=1024,
+            **UNFUSED,
         )
     return codes
 
 
-def _product(
+def product(
     x: Tensor,
     x_scale: Tensor,
     weight: Tensor,
     weight_scale: Tensor,
     bias: Tensor | None,
-    gelu: bool,
     out: Tensor,
-    out_scale: Tensor | None,
+    tile: Tile,
+    *,
+    gelu: bool = False,
+    out_scale: Tensor | None = None,
 ) -> Tensor:
+    """Fill ``out`` with the scaled product of two 8-bit matrices; see ``byte_product``."""
     if out.numel() == 0:
         return out
-    tile = int8_tile(architecture(x.device))
     # Tiles are multiples of 128 wide, so that those over the columns cover a requantized result's padding as well.
     grid = (triton.cdiv(x.shape[0], tile.block_m) * triton.cdiv(weight.shape[0], tile.block_n),)
-    w8a8.int8_product[grid](
+    byte_product[grid](
         x, weight, x_scale, weight_scale, x_scale if bias is None else bias, out,
         x_scale if out_scale is None else out_scale, x.shape[0], weight.shape[0], x.shape[1], out.shape[1],
-        PER_TOKEN=x_scale.numel() > 1 or x.shape[0] == 1, BIAS=bias is not None, GELU=gelu,
-        REQUANTIZE=out_scale is not None, ASM=assembly(), HALVES=tile.halves,
+        PER_TOKEN=x_scale.numel() > 1 or x.shape[0] == 1,
+        PER_CHANNEL=weight_scale.numel() > 1 or weight.shape[0] == 1,
+        BIAS=bias is not None, GELU=gelu, REQUANTIZE=out_scale is not None, ASM=assembly(), HALVES=tile.halves,
         BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GROUP_M=8,
-        num_warps=tile.warps, num_stages=tile.stages,
+        **tile.options(fusion=False),
     )  # fmt: skip
     return out
 
@@ -109,7 +124,8 @@ def int8_linear(
 ) -> Tensor:
     """int8 ``[m, k]`` times int8 ``[n, k]``, scaled, with bias and GELU: ``[m, n]`` of ``dtype``."""
     out = x.new_empty((x.shape[0], weight.shape[0]), dtype=dtype)
-    return _product(x, x_scale, weight, weight_scale, bias, gelu, out, None)
+    tile = tile_of(INT8, architecture(x.device), x.shape[0])
+    return product(x, x_scale, weight, weight_scale, bias, out, tile, gelu=gelu)
 
 
 def int8_linear_requantize(
@@ -123,4 +139,5 @@ def int8_linear_requantize(
 ) -> Tensor:
     """:func:`int8_linear` quantized again with a static scale: int8 ``[m, padded n]``."""
     out = x.new_empty((x.shape[0], padded_features(weight.shape[0])), dtype=torch.int8)
-    return _product(x, x_scale, weight, weight_scale, bias, gelu, out, out_scale)
+    tile = tile_of(INT8, architecture(x.device), x.shape[0])
+    return product(x, x_scale, weight, weight_scale, bias, out, tile, gelu=gelu, out_scale=out_scale)

@@ -1,6 +1,10 @@
-"""int8 times int8 with its epilogue: scales, bias, GELU (tanh), and quantization for the layer that follows.
+"""Products of 8-bit operands, int8 or float8, with their epilogue: scales, bias, GELU (tanh), and quantization for the
+layer that follows.
 
 ``out = gelu(sum_k x[m, k] weight[n, k] * x_scale[m] * weight_scale[n] + bias[n])``
+
+int8 sums are int32 and exact. float8 sums are float32; Hopper's tensor cores keep fewer bits than that, so the sum
+leaves them after every ``BLOCK_K`` features.
 
 Before sm_90 the compiler carries 8-bit operands across the pipelined loop byte by byte and spills. Two products that
 share their first operand, each with half of the columns, avoid it: ``HALVES``.
@@ -32,18 +36,22 @@ def finish(
     N,
     stride_out,
     PER_TOKEN: tl.constexpr,
+    PER_CHANNEL: tl.constexpr,
     BIAS: tl.constexpr,
     GELU: tl.constexpr,
     REQUANTIZE: tl.constexpr,
     ASM: tl.constexpr,
 ):
-    """Scale, shift, activate and store one tile of int32 sums."""
+    """Scale, shift, activate and store one tile of sums."""
     result = total.to(tl.float32)
     if PER_TOKEN:
         result = result * tl.load(x_scale + m, mask=m < M, other=0.0)[:, None]
     else:
         result = result * tl.load(x_scale)
-    result = result * tl.load(weight_scale + n, mask=n < N, other=0.0)[None, :]
+    if PER_CHANNEL:
+        result = result * tl.load(weight_scale + n, mask=n < N, other=0.0)[None, :]
+    else:
+        result = result * tl.load(weight_scale)
     if BIAS:
         result = result + tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
     if GELU:
@@ -59,7 +67,7 @@ def finish(
 
 
 @triton.jit
-def int8_product(
+def byte_product(
     x,
     weight,
     x_scale,
@@ -72,6 +80,7 @@ def int8_product(
     K,
     stride_out,
     PER_TOKEN: tl.constexpr,
+    PER_CHANNEL: tl.constexpr,
     BIAS: tl.constexpr,
     GELU: tl.constexpr,
     REQUANTIZE: tl.constexpr,
@@ -82,10 +91,16 @@ def int8_product(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    """int8 ``x [m, k]`` times int8 ``weight [n, k]``, both with K contiguous.
+    """``x [m, k]`` times ``weight [n, k]``, both of 8 bits with K contiguous.
 
     Tiles are visited in columns of ``GROUP_M`` rows, so that those that run together share weights in the L2 cache.
     """
+    if x.dtype.element_ty == tl.int8:
+        TOTAL: tl.constexpr = tl.int32
+        TOGETHER: tl.constexpr = None
+    else:
+        TOTAL: tl.constexpr = tl.float32
+        TOGETHER: tl.constexpr = BLOCK_K
     tiles_m = tl.cdiv(M, BLOCK_M)
     tiles_n = tl.cdiv(N, BLOCK_N)
     tile = tl.program_id(0)
@@ -98,24 +113,25 @@ def int8_product(
     WIDTH: tl.constexpr = BLOCK_N // 2 if HALVES else BLOCK_N
     n = within // height * BLOCK_N + tl.arange(0, WIDTH)
     weight_at = weight + (n % N).to(tl.int64)[None, :] * K + feature[:, None]
-    total = tl.zeros((BLOCK_M, WIDTH), tl.int32)
+    total = tl.zeros((BLOCK_M, WIDTH), TOTAL)
     if HALVES:
         other = n + WIDTH
         other_at = weight + (other % N).to(tl.int64)[None, :] * K + feature[:, None]
-        right = tl.zeros((BLOCK_M, WIDTH), tl.int32)
+        right = tl.zeros((BLOCK_M, WIDTH), TOTAL)
         for _ in range(0, K, BLOCK_K):
             tokens = tl.load(x_at)
-            total = tl.dot(tokens, tl.load(weight_at), total, out_dtype=tl.int32)
-            right = tl.dot(tokens, tl.load(other_at), right, out_dtype=tl.int32)
+            total = tl.dot(tokens, tl.load(weight_at), total, out_dtype=TOTAL, max_num_imprecise_acc=TOGETHER)
+            right = tl.dot(tokens, tl.load(other_at), right, out_dtype=TOTAL, max_num_imprecise_acc=TOGETHER)
             x_at += BLOCK_K
             weight_at += BLOCK_K
             other_at += BLOCK_K
         finish(right, m, other, x_scale, weight_scale, bias, out, out_scale, M, N, stride_out,
-               PER_TOKEN, BIAS, GELU, REQUANTIZE, ASM)  # fmt: skip
+               PER_TOKEN, PER_CHANNEL, BIAS, GELU, REQUANTIZE, ASM)  # fmt: skip
     else:
         for _ in range(0, K, BLOCK_K):
-            total = tl.dot(tl.load(x_at), tl.load(weight_at), total, out_dtype=tl.int32)
+            tokens = tl.load(x_at)
+            total = tl.dot(tokens, tl.load(weight_at), total, out_dtype=TOTAL, max_num_imprecise_acc=TOGETHER)
             x_at += BLOCK_K
             weight_at += BLOCK_K
     finish(total, m, n, x_scale, weight_scale, bias, out, out_scale, M, N, stride_out,
-           PER_TOKEN, BIAS, GELU, REQUANTIZE, ASM)  # fmt: skip
+           PER_TOKEN, PER_CHANNEL, BIAS, GELU, REQUANTIZE, ASM)  # fmt: skip
