@@ -1,6 +1,7 @@
 """Which implementation an operation runs on.
 
 ``reference``  plain torch, any device
+``cpu``        kernels of other libraries, chosen by measurement; ``nvila_kernels.cpu.settle_`` is for whole models
 ``triton``     the GPU kernels: NVIDIA compute capability 8.0 and later
 
 Nothing here touches a GPU or imports triton before an operation asks for it.
@@ -19,6 +20,7 @@ import torch
 
 _MODULES = {
     "reference": "nvila_kernels.reference",
+    "cpu": "nvila_kernels.cpu",
     "triton": "nvila_kernels.triton",
 }
 _CAPABILITY = (8, 0)

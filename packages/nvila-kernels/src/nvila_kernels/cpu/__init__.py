@@ -1,0 +1,61 @@
+"""The CPU backend: kernels of well-kept libraries, chosen by measurement.
+
+Which kernel is fastest differs by shape and by machine: decoding and prefill want different ones, and instructions
+for integers or bfloat16 turn the order around. So every candidate is timed once on each shape (``measurement``), held
+against the reference backend, and remembered (``cache``); ``choose`` takes the fastest that fits in memory, and
+``settle_`` gives a model's layers to them.
+
+Holds one function an operation, with the signatures of ``nvila_kernels.reference``. Those that multiply by a weight
+pack it at its first use and keep that beside the layer's own; ``settle_`` lets go of the latter.
+"""
+
+from nvila_kernels.cpu.cache import Timings, cache_file, timings
+from nvila_kernels.cpu.candidates import candidates
+from nvila_kernels.cpu.choice import Choice, choose
+from nvila_kernels.cpu.kernel import Kernel
+from nvila_kernels.cpu.machine import machine
+from nvila_kernels.cpu.measurement import Measurement, measure
+from nvila_kernels.cpu.operations import int8_linear, w4a16_linear
+from nvila_kernels.cpu.settle import Settled, SettledLinear, settle_
+from nvila_kernels.cpu.shape import Shape
+from nvila_kernels.reference import (
+    amax,
+    cast_fp8,
+    cast_fp8_rows,
+    cast_fp8_transposed,
+    dequantize,
+    gelu_quantize,
+    int8_linear_requantize,
+    layer_norm_quantize,
+    quantize_rows,
+    quantize_static,
+)
+
+__all__ = [
+    "Choice",
+    "Kernel",
+    "Measurement",
+    "Settled",
+    "SettledLinear",
+    "Shape",
+    "Timings",
+    "amax",
+    "cache_file",
+    "candidates",
+    "cast_fp8",
+    "cast_fp8_rows",
+    "cast_fp8_transposed",
+    "choose",
+    "dequantize",
+    "gelu_quantize",
+    "int8_linear",
+    "int8_linear_requantize",
+    "layer_norm_quantize",
+    "machine",
+    "measure",
+    "quantize_rows",
+    "quantize_static",
+    "settle_",
+    "timings",
+    "w4a16_linear",
+]

@@ -1,0 +1,77 @@
+"""Measurements, kept for the process and in the user's cache folder."""
+
+import json
+import logging
+import os
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from nvila_kernels.cpu.candidates import candidates
+from nvila_kernels.cpu.machine import machine
+from nvila_kernels.cpu.measurement import Measurement, measure
+from nvila_kernels.cpu.shape import Shape
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "NVILA_KERNELS_CACHE"
+"""Environment variable that names another folder."""
+
+
+def cache_file() -> Path:
+    """Where measurements are kept: ``$NVILA_KERNELS_CACHE``, or ``nvila-kernels`` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get(FOLDER) or Path(base) / "nvila-kernels") / "cpu.json"
+
+
+class Timings:
+    """What was measured on each machine, by shape and kernel.
+
+    A file that cannot be read or written costs a measurement, not an answer: it is said in the log.
+
+    Args:
+        file: JSON, ``{machine: {shape: {kernel: measurement}}}``.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.known: dict[str, dict[str, dict[str, Any]]] = {}
+        try:
+            self.known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        except (OSError, ValueError) as error:
+            logger.warning("%s cannot be read and is replaced: %s", file, error)
+
+    def of(self, shape: Shape) -> dict[str, Measurement]:
+        """Every candidate on the measured form of a shape, measured now if it never was on this machine."""
+        shape = shape.measured
+        mine = self.known.setdefault(machine(), {})
+        if str(shape) not in mine:
+            found = measure(candidates(shape.bits), shape)
+            mine[str(shape)] = {name: asdict(each) for name, each in found.items()}
+            self._save()
+        return {name: Measurement(**each) for name, each in mine[str(shape)].items()}
+
+    def clear(self) -> None:
+        """Forget everything, on disk too."""
+        self.known = {}
+        self.file.unlink(missing_ok=True)
+
+    def _save(self) -> None:
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            fresh = self.file.with_name(f"{self.file.name}.{os.getpid()}")
+            fresh.write_text(json.dumps(self.known, indent=1), encoding="utf-8")
+            os.replace(fresh, self.file)
+        except OSError as error:
+            logger.warning("%s cannot be written, so the next process measures again: %s", self.file, error)
+
+
+@cache
+def _timings(file: Path) -> Timings:
+    return Timings(file)
+
+
+def timings() -> Timings:
+    """The measurements of this process."""
+    return _timings(cache_file())

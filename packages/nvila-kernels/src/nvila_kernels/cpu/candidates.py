@@ -1,0 +1,16 @@
+"""All kernels that a layer can be given to, by the bits of its codes."""
+
+from typing import Literal
+
+from nvila_kernels.cpu.dense import DENSE4
+from nvila_kernels.cpu.integers import FBGEMM4, FBGEMM8, ONEDNN4, ONEDNN8
+from nvila_kernels.cpu.kernel import Kernel
+from nvila_kernels.cpu.onnx_graph import NBITS_FLOAT, NBITS_INT8
+from nvila_kernels.cpu.packed_int4 import PACKED_INT4
+
+CANDIDATES: tuple[Kernel, ...] = (NBITS_INT8, NBITS_FLOAT, PACKED_INT4, FBGEMM4, ONEDNN4, DENSE4, FBGEMM8, ONEDNN8)
+
+
+def candidates(bits: Literal[4, 8]) -> dict[str, Kernel]:
+    """The kernels for codes of so many bits, by name."""
+    return {kernel.name: kernel for kernel in CANDIDATES if kernel.bits == bits}

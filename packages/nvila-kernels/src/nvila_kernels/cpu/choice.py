@@ -1,0 +1,96 @@
+"""Which kernels a layer gets: the fastest whose packed weights fit the memory that is allowed.
+
+Decoding and prefill may use different kernels, if both packings fit together. Otherwise one serves both, the one that
+takes least for a prompt of ``PROMPT`` rows and an answer of ``ANSWER`` tokens.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from nvila_kernels.cpu.candidates import candidates
+from nvila_kernels.cpu.kernel import Kernel
+from nvila_kernels.cpu.measurement import Measurement
+from nvila_kernels.cpu.shape import PHASES, ROWS, Phase, Shape
+
+ANSWER, PROMPT = 64, 512
+CALLS: dict[Phase, float] = {"decode": ANSWER, "prefill": PROMPT / ROWS["prefill"]}
+"""Runs of the measured size that a typical request makes."""
+MEMORY = 1.2
+"""Packed weights may take so many times the bytes of the layer's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The kernel of each phase, and what the packed weights take, in bytes."""
+
+    kernels: dict[Phase, str]
+    bytes: float
+
+
+def layer_bytes(shape: Shape) -> float:
+    """Of the layer as it is stored: codes, and a scale with its zero point for each group, or a scale a row."""
+    return shape.n * shape.k * (0.5 + 4 / shape.group) if shape.group else shape.n * (shape.k + 4)
+
+
+def choose(
+    shape: Shape,
+    found: Mapping[Phase, Mapping[str, Measurement]],
+    *,
+    memory: float = MEMORY,
+    int8_activations: bool = True,
+) -> Choice:
+    """The fastest combination of measured kernels.
+
+    Args:
+        shape: of the layer; its rows do not matter.
+        found: for each phase that the layer will see, what was measured.
+        memory: packed weights may take so many times the layer's own bytes; ``math.inf`` for any number.
+        int8_activations: whether a 4-bit layer may round activations to 8 bits; those with 8-bit codes always do.
+
+    Raises: ValueError if no kernel is left.
+    """
+    kernels = {
+        name: kernel
+        for name, kernel in candidates(shape.bits).items()
+        if int8_activations or shape.bits == 8 or kernel.activations != "int8"
+    }
+    phases: list[Phase] = [phase for phase in PHASES if phase in found]
+    usable = [[name for name in kernels if usable_(found[phase].get(name))] for phase in phases]
+    priced = [
+        Choice(kernels=dict(zip(phases, names, strict=True)), bytes=packed_bytes(names, kernels, shape))
+        for names in product(*usable)
+    ]
+    limit = memory * layer_bytes(shape)
+    fitting = [each for each in priced if each.bytes <= limit]
+    if not fitting:
+        raise ValueError(nothing_left(shape, priced, found, memory))
+    return min(fitting, key=lambda each: (seconds(each, found), each.bytes))
+
+
+def usable_(measurement: Measurement | None) -> bool:
+    return measurement is not None and measurement.refused is None and measurement.seconds is not None
+
+
+def packed_bytes(names: Sequence[str], kernels: Mapping[str, Kernel], shape: Shape) -> float:
+    """Of the packings of some kernels, one that is named twice counted once."""
+    return sum(kernels[name].bytes(shape.n, shape.k, shape.group) for name in set(names))
+
+
+def seconds(choice: Choice, found: Mapping[Phase, Mapping[str, Measurement]]) -> float:
+    """Of a typical request."""
+    return sum(CALLS[phase] * (found[phase][name].seconds or math.inf) for phase, name in choice.kernels.items())
+
+
+def nothing_left(
+    shape: Shape, priced: Sequence[Choice], found: Mapping[Phase, Mapping[str, Measurement]], memory: float
+) -> str:
+    if priced:
+        least = min(each.bytes for each in priced) / layer_bytes(shape)
+        return f"no kernel packs {shape} into {memory:g} times its bytes, the smallest takes {least:.2f}: raise memory"
+    reasons = {f"{name}: {each.refused}" for phase in found.values() for name, each in phase.items() if each.refused}
+    return (
+        f"no kernel can multiply {shape} here ({'; '.join(sorted(reasons))}): allow int8 activations, or use the "
+        "reference backend"
+    )

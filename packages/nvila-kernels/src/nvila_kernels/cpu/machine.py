@@ -1,0 +1,44 @@
+"""What the times of a kernel depend on besides its shape."""
+
+import ctypes
+import ctypes.util
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells."""
+    if CPUINFO.is_file():
+        for line in CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def machine() -> str:
+    """Processor, its vector instructions as torch sees them, threads, and the versions of the libraries."""
+    try:
+        onnxruntime = version("onnxruntime")
+    except PackageNotFoundError:
+        onnxruntime = "absent"
+    return (
+        f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}, onnxruntime {onnxruntime}"
+    )
+
+
+def give_back() -> None:
+    """Return freed memory to the system, where the C library can (glibc).
+
+    After the first large tensor is freed, glibc serves its like from its heap, and packing layer after layer leaves
+    holes there that add up to several times the model.
+    """
+    name = ctypes.util.find_library("c") if platform.system() == "Linux" else None
+    trim = getattr(ctypes.CDLL(name), "malloc_trim", None) if name else None
+    if trim is not None:
+        trim(0)

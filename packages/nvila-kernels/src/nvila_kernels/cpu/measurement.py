@@ -1,0 +1,110 @@
+"""Time a kernel on a shape and hold it against the reference backend.
+
+Decoding reads weights that have left the processor's cache since the last token, so the cache is swept between its
+runs. The best of a few runs counts: other programs only ever make a run longer.
+"""
+
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from time import perf_counter
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nvila_kernels import reference
+from nvila_kernels.cpu.kernel import TOLERANCE, Codes, Kernel
+from nvila_kernels.cpu.shape import DECODE_ROWS, Shape
+from nvila_kernels.quantization import Int4Codes, Int8Codes, dequantize_int4, quantize_int4, quantize_int8
+
+RUNS = 5
+FEWEST, HOPELESS = 2, 5.0
+"""A kernel that after so many runs takes this many times the best so far is not run again."""
+SWEEP = 32 * 2**20
+"""Bytes that are read to empty the cache."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What became of one candidate.
+
+    Attributes:
+        seconds: of the best run; None if it was not run.
+        error: ``|y - y'| / |y|`` against the reference backend; None if it was not run.
+        refused: why it may not be chosen; None if it may.
+    """
+
+    seconds: float | None = None
+    error: float | None = None
+    refused: str | None = None
+
+
+def sample(shape: Shape) -> tuple[Codes, Tensor, Tensor]:
+    """A random weight and activations of a shape, always the same, and the product by the reference backend."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape.rows, shape.k, generator=generator)
+    weight = torch.randn(shape.n, shape.k, generator=generator)
+    if shape.group:
+        codes: Codes = quantize_int4(weight, group_size=shape.group)
+    else:
+        made = quantize_int8(weight)
+        codes = Int8Codes(codes=made[0], scale=made[1])
+    return codes, x, expected(codes, x)
+
+
+def expected(codes: Codes, x: Tensor) -> Tensor:
+    """The product as the reference backend has it."""
+    if isinstance(codes, Int4Codes):
+        return F.linear(x, dequantize_int4(codes))
+    rows, scale = quantize_int8(x)
+    return reference.int8_linear(rows, scale, codes.codes, codes.scale, None, False, torch.float32)
+
+
+@torch.inference_mode()
+def measure(kernels: dict[str, Kernel], shape: Shape) -> dict[str, Measurement]:
+    """Every kernel on the shape, by name."""
+    codes, x, exact = sample(shape)
+    best = float("inf")
+    found: dict[str, Measurement] = {}
+    for name, kernel in kernels.items():
+        found[name] = measure_one(kernel, codes, x, exact, best)
+        seconds = found[name].seconds
+        best = best if seconds is None else min(best, seconds)
+    other_memory.cache_clear()
+    return found
+
+
+def measure_one(kernel: Kernel, codes: Codes, x: Tensor, exact: Tensor, best: float) -> Measurement:
+    if reason := kernel.missing():
+        return Measurement(refused=reason)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run = kernel.pack(codes)
+            out = run(x)
+    except (RuntimeError, ValueError) as error:
+        return Measurement(refused=str(error).strip().partition("\n")[0])
+    error = float(((out - exact).square().sum() / exact.square().sum()).sqrt())
+    seconds = float("inf")
+    for done in range(RUNS):
+        if done >= FEWEST and seconds > HOPELESS * best:
+            break
+        if x.shape[0] <= DECODE_ROWS:
+            sweep()
+        started = perf_counter()
+        run(x)
+        seconds = min(seconds, perf_counter() - started)
+    limit = TOLERANCE[kernel.activations]
+    wrong = f"its error of {error:.2g} exceeds {limit:.2g}" if not error <= limit else None
+    return Measurement(seconds=seconds, error=error, refused=wrong)
+
+
+@cache
+def other_memory() -> Tensor:
+    return torch.ones(SWEEP // 4)
+
+
+def sweep() -> None:
+    """Push everything else out of the processor's cache."""
+    other_memory().sum()

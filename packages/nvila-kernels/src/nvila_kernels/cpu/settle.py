@@ -1,0 +1,138 @@
+"""Give the quantized layers of a model to the fastest kernels of this machine, for good.
+
+The kernels of other libraries want the weight in packings of their own, and a machine that runs a language model on
+its processor has no memory for two copies. So settling is a step after loading: each layer is packed, then lets go of
+what it held. A settled model only answers; to train, save or move it, load it again.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nvila_kernels.cpu.cache import timings
+from nvila_kernels.cpu.choice import MEMORY, Choice, choose
+from nvila_kernels.cpu.kernel import Codes
+from nvila_kernels.cpu.machine import give_back
+from nvila_kernels.cpu.measurement import Measurement
+from nvila_kernels.cpu.prepared import Prepared, prepared_linear
+from nvila_kernels.cpu.shape import PHASES, Phase, in_blocks, shape_of
+from nvila_kernels.modules import Int4Linear, Int8Linear
+from nvila_kernels.policy import every_module
+
+
+class SettledLinear(nn.Module):
+    """A quantized linear layer in the packing of this machine's kernels. Inference on the CPU only.
+
+    Args:
+        prepared: the packed weight.
+        bias: ``[n]`` or None.
+        gelu: apply GELU (tanh) to the result.
+
+    Shapes: ``[..., in_features] -> [..., out_features]`` of the same float type.
+    """
+
+    number: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self, prepared: Prepared, *, in_features: int, out_features: int, bias: Tensor | None, gelu: bool = False
+    ) -> None:
+        super().__init__()
+        self.prepared = prepared
+        self.in_features, self.out_features, self.gelu = in_features, out_features, gelu
+        self.register_buffer("number", torch.tensor(prepared.number), persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raises: ValueError for activations of another width."""
+        if x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"x has {x.shape[-1]} features, the layer reads {self.in_features}: pass those it was made for"
+            )
+        out = prepared_linear(x.reshape(-1, self.in_features), self.number, self.out_features)
+        if self.bias is not None:
+            out = out + self.bias.to(out.dtype)
+        if self.gelu:
+            out = F.gelu(out, approximate="tanh")
+        return out.reshape(*x.shape[:-1], self.out_features)
+
+    def _save_to_state_dict(self, destination: dict[str, object], prefix: str, keep_vars: bool) -> None:
+        raise ValueError(f"{prefix.rstrip('.')} is packed for this machine and cannot be saved: load the model again")
+
+    def extra_repr(self) -> str:
+        kernels = ", ".join(f"{phase}={name!r}" for phase, name in self.prepared.choice.kernels.items())
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {kernels}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """What became of one layer: its name, and the kernels that won."""
+
+    name: str
+    choice: Choice
+
+
+def chosen(
+    codes: Codes, *, phases: Iterable[Phase] = PHASES, memory: float = MEMORY, int8_activations: bool = True
+) -> Choice:
+    """The kernels for one weight, measured if its shape never was. Raises: ValueError if none is left."""
+    found: dict[Phase, Mapping[str, Measurement]] = {phase: timings().of(shape_of(codes, phase)) for phase in phases}
+    shape = shape_of(codes, "decode")
+    return choose(shape, found, memory=memory, int8_activations=int8_activations)
+
+
+@torch.no_grad()
+def settle_(
+    module: nn.Module,
+    *,
+    phases: Iterable[Phase] = PHASES,
+    memory: float = MEMORY,
+    int8_activations: bool = True,
+) -> tuple[Settled, ...]:
+    """Replace every ``Int4Linear`` and ``Int8Linear`` inside a module by the fastest kernels that fit, in place.
+
+    Args:
+        module: on the CPU, holding quantized layers.
+        phases: what it will be used for: ``"decode"`` (at most 16 rows at a time), ``"prefill"`` (more), or both.
+        memory: packed weights may take so many times the layer's own bytes; ``math.inf`` for any number.
+        int8_activations: whether 4-bit layers may round activations to 8 bits, which is what the fastest do.
+
+    Returns: the kernels of each layer.
+    Raises: ValueError for a layer that is on another device or that no kernel takes.
+    """
+    phases = tuple(phases)
+    layers = {name: layer for name, layer in every_module(module) if isinstance(layer, (Int4Linear, Int8Linear))}
+    done: list[Settled] = []
+    for name in list(layers):
+        layer = layers.pop(name)
+        settled = settle_linear(layer, phases=phases, memory=memory, int8_activations=int8_activations)
+        module.set_submodule(name, settled)
+        done.append(Settled(name=name, choice=settled.prepared.choice))
+        del layer
+        give_back()
+    return tuple(done)
+
+
+def settle_linear(
+    layer: Int4Linear | Int8Linear,
+    *,
+    phases: Iterable[Phase] = PHASES,
+    memory: float = MEMORY,
+    int8_activations: bool = True,
+) -> SettledLinear:
+    """One layer in the packing of the fastest kernels; ``layer`` stays as it is."""
+    weight = layer.packed if isinstance(layer, Int4Linear) else layer.weight
+    if weight.device.type != "cpu":
+        raise ValueError(f"the layer is on {weight.device}, these kernels run on the CPU: move it there first")
+    codes = in_blocks(layer.codes())
+    choice = chosen(codes, phases=phases, memory=memory, int8_activations=int8_activations)
+    return SettledLinear(
+        Prepared(codes, choice),
+        in_features=layer.in_features,
+        out_features=layer.out_features,
+        bias=layer.bias,
+        gelu=isinstance(layer, Int8Linear) and layer.gelu,
+    )

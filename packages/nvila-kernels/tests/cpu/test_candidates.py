@@ -1,0 +1,89 @@
+"""Every kernel against float64, on odd shapes too, within the error that its activations are declared to cost."""
+
+import pytest
+import torch
+from nvila_kernels.cpu import candidates, integers
+from nvila_kernels.cpu.kernel import TOLERANCE, Kernel
+from nvila_kernels.cpu.measurement import sample
+from nvila_kernels.cpu.shape import Shape
+from nvila_kernels.quantization import Int4Codes, Int8Codes, quantize_int8
+
+FOUR, EIGHT = candidates(4), candidates(8)
+
+
+def check(kernel: Kernel, shape: Shape) -> None:
+    if reason := kernel.missing():
+        pytest.skip(reason)
+    codes, x, _ = sample(shape)
+    if isinstance(codes, Int4Codes):
+        groups = codes.group_size
+        scale, zero = (t.double().repeat_interleave(groups, 1)[:, : shape.k] for t in (codes.scale, codes.zero))
+        exact = x.double() @ ((codes.codes.double() - zero) * scale).T
+    else:
+        rows, row_scale = quantize_int8(x)
+        weight = codes.codes.double() * codes.scale.double()[:, None]
+        exact = (rows.double() * row_scale.double()[:, None]) @ weight.T
+    with torch.inference_mode():
+        found = kernel.pack(codes)(x)
+    assert found.dtype == torch.float32
+    assert float((found - exact).norm() / exact.norm()) < TOLERANCE[kernel.activations]
+
+
+@pytest.mark.parametrize("name", FOUR)
+@pytest.mark.parametrize(
+    ("rows", "k", "n", "group"), [(1, 256, 48, 128), (37, 512, 130, 64), (5, 384, 7, 32), (3, 4304, 16, 128)]
+)
+def test_four_bits(name: str, rows: int, k: int, n: int, group: int) -> None:
+    if name == "torch int4" and k % group:
+        with pytest.raises(ValueError, match="4304 inputs are not whole groups of 128"):
+            FOUR[name].pack(sample(Shape(rows=rows, k=k, n=n, group=group))[0])
+        return
+    check(FOUR[name], Shape(rows=rows, k=k, n=n, group=group))
+
+
+@pytest.mark.parametrize("name", EIGHT)
+@pytest.mark.parametrize(("rows", "k", "n"), [(1, 256, 48), (37, 131, 7), (5, 4304, 1152)])
+def test_eight_bits(name: str, rows: int, k: int, n: int) -> None:
+    check(EIGHT[name], Shape(rows=rows, k=k, n=n, group=0))
+
+
+@pytest.mark.parametrize("name", EIGHT)
+def test_static_scales_and_empty_rows(name: str) -> None:
+    """One scale for all tokens clips what lies beyond it; a token of zeros gives zeros."""
+    codes, x, _ = sample(Shape(rows=6, k=64, n=8, group=0))
+    assert isinstance(codes, Int8Codes)
+    static = Int8Codes(codes=codes.codes, scale=codes.scale, x_scale=torch.tensor([1 / 127]))
+    x[2] = 0
+    exact = x.clamp(-1, 1).double() @ (codes.codes.double() * codes.scale.double()[:, None]).T
+    found = EIGHT[name].pack(static)(x)
+    assert float((found - exact).norm() / exact.norm()) < 0.02
+    assert not found[2].any()
+    assert not EIGHT[name].pack(codes)(x)[2].any()
+
+
+def test_products_that_saturate_get_activations_of_7_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where sums of two products must fit 16 bits, the largest operands do."""
+    if reason := EIGHT["fbgemm int8"].missing():
+        pytest.skip(reason)
+    monkeypatch.setattr(integers, "saturates", lambda: True)
+    weight = Int8Codes(codes=torch.full((4, 64), 127, dtype=torch.int8), scale=torch.ones(4))
+    x = torch.linspace(-1, 1, 3 * 64).reshape(3, 64)
+    found = integers.pack_fbgemm(weight)(x)
+    exact = x @ torch.full((64, 4), 127.0)
+    assert float((found - exact).norm() / exact.norm()) < 0.02
+    assert 2 * (2 * integers.REDUCED + 1) * 127 < 2**15
+
+
+def test_unknown_groups_are_refused_by_name() -> None:
+    codes, _, _ = sample(Shape(rows=1, k=96, n=16, group=48))
+    for name, message in (("torch int4", "groups of 48; it takes 32"), ("onnxruntime MatMulNBits", "powers of two")):
+        if not FOUR[name].missing():
+            with pytest.raises(ValueError, match=message):
+                FOUR[name].pack(codes)
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert FOUR["onnxruntime MatMulNBits"].missing() == (
+        "onnxruntime and onnx not installed: pip install 'nvila-kernels[cpu]'"
+    )

@@ -1,0 +1,108 @@
+"""The choice among measured kernels, on tables made by hand, and what is remembered of measurements."""
+
+import json
+import logging
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from nvila_kernels.cpu import Measurement, Shape, choose, machine, timings
+from nvila_kernels.cpu import measure as measure_all
+from nvila_kernels.cpu.cache import Timings
+from nvila_kernels.cpu.kernel import Kernel
+
+SHAPE = Shape(rows=1, k=1024, n=1024, group=128)
+
+
+def table(**seconds: float) -> dict[str, Measurement]:
+    names = {"nbits": "onnxruntime MatMulNBits int8", "torch4": "torch int4", "fbgemm": "fbgemm int8"}
+    names |= {"exact": "onnxruntime MatMulNBits", "dense": "dequantized float32"}
+    return {names[name]: Measurement(seconds=value, error=0.0) for name, value in seconds.items()}
+
+
+FOUND = {
+    "decode": table(nbits=1.0, torch4=2.0, fbgemm=1.5, exact=3.0),
+    "prefill": table(nbits=90.0, torch4=300.0, fbgemm=10.0, exact=400.0),
+}
+
+
+def test_one_kernel_serves_both_phases_where_two_packings_do_not_fit() -> None:
+    found = choose(SHAPE, FOUND)
+    assert found.kernels == {"decode": "onnxruntime MatMulNBits int8", "prefill": "onnxruntime MatMulNBits int8"}
+    assert found.bytes <= 1.2 * 1024 * 1024 * 4.25 / 8
+
+
+def test_each_phase_has_its_own_where_memory_allows() -> None:
+    assert choose(SHAPE, FOUND, memory=math.inf).kernels == {
+        "decode": "onnxruntime MatMulNBits int8", "prefill": "fbgemm int8"
+    }  # fmt: skip
+
+
+def test_a_module_that_only_sees_many_rows_is_measured_by_them() -> None:
+    assert choose(SHAPE, {"prefill": FOUND["prefill"]}, memory=2).kernels == {"prefill": "fbgemm int8"}
+
+
+def test_int8_activations_can_be_refused() -> None:
+    assert set(choose(SHAPE, FOUND, int8_activations=False).kernels.values()) == {"torch int4"}
+
+
+def test_what_was_refused_is_never_chosen() -> None:
+    wrong = {"onnxruntime MatMulNBits int8": Measurement(seconds=0.1, error=0.5, refused="its error of 0.5")}
+    assert set(choose(SHAPE, {phase: t | wrong for phase, t in FOUND.items()}).kernels.values()) == {"torch int4"}
+
+
+def test_nothing_left_is_an_error_that_says_why() -> None:
+    only = {"decode": table(dense=1.0)}
+    with pytest.raises(ValueError, match=r"no kernel packs 1x1024x1024 w4 g128 into 1.2 times.*7.53: raise memory"):
+        choose(SHAPE, only)
+    absent = {"decode": {"torch int4": Measurement(refused="groups of 48")}}
+    with pytest.raises(ValueError, match="torch int4: groups of 48"):
+        choose(SHAPE, absent)
+
+
+def test_measurements_are_remembered_on_disk(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = Shape(rows=2, k=64, n=9, group=32)
+    first = timings().of(shape)
+    assert timings().of(Shape(rows=7, k=64, n=9, group=32)) == first
+    told = json.loads((cache_folder / "cpu.json").read_text())
+    assert list(told) == [machine()]
+    assert list(told[machine()]) == ["1x64x9 w4 g32"]
+    monkeypatch.setattr("nvila_kernels.cpu.cache.measure", lambda *_: pytest.fail("measured again"))
+    assert Timings(cache_folder / "cpu.json").of(shape) == first
+    timings().clear()
+    assert not (cache_folder / "cpu.json").exists()
+    assert not timings().known
+
+
+def test_a_broken_or_unwritable_cache_is_said_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "cpu.json").write_text('{"half')
+    with caplog.at_level(logging.WARNING):
+        assert not Timings(tmp_path / "cpu.json").known
+        assert "cannot be read and is replaced" in caplog.text
+        Timings(tmp_path / "cpu.json" / "below.json").of(Shape(rows=1, k=32, n=4, group=0))
+        assert "cannot be written" in caplog.text
+
+
+def test_a_wrong_kernel_is_refused_with_its_error() -> None:
+    wrong = Kernel(name="wrong", bits=8, activations="int8", bytes=lambda *_: 1.0, pack=lambda codes: lambda x: x @ x.T)
+    broken = Kernel(name="broken", bits=8, activations="int8", bytes=lambda *_: 1.0, pack=lambda codes: 1 / 0)
+
+    def refuse(codes: object) -> object:
+        raise RuntimeError("no such shape\nand more")
+
+    refusing = Kernel(name="refusing", bits=8, activations="int8", bytes=lambda *_: 1.0, pack=refuse)
+    shape = Shape(rows=4, k=32, n=4, group=0)
+    found = measure_all({"wrong": wrong, "refusing": refusing}, shape)
+    assert "exceeds 0.02" in found["wrong"].refused
+    assert found["refusing"] == Measurement(refused="no such shape")
+    with pytest.raises(ZeroDivisionError):
+        measure_all({"broken": broken}, shape)
+
+
+def test_measuring_does_not_draw_from_the_global_generator() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    timings().of(Shape(rows=1, k=32, n=4, group=0))
+    assert torch.equal(torch.rand(3), expected)
