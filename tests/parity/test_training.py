@@ -6,6 +6,7 @@ from nvila_model.checkpoint.names import published_names, split
 from nvila_model.fusion import IGNORE
 from nvila_model.llava import read_llava
 from nvila_model.loss import token_losses
+from nvila_train.delta_loss.answers import log_probabilities
 from nvila_train.packing import pack
 
 KINDS = ("train",)
@@ -68,6 +69,20 @@ def test_losses_of_tokens_and_samples(golden_case, batch):
     assert learnt.sum(1).tolist() == facts["per_sample_tokens"]
     for sample, wanted in zip(losses.split(facts["per_sample_tokens"]), facts["per_sample_cross_entropy"], strict=True):
         assert sample.mean().item() == pytest.approx(wanted, rel=1e-5)
+
+
+@torch.no_grad()
+def test_log_probabilities_of_samples(golden_case, batch):
+    """What DeltaLoss scores: every conversation for itself, whichever go through the language model together."""
+    model, _, length = batch
+    facts = golden_case.facts
+    if length is not None:
+        pytest.skip("the reference cuts these samples; scores are of whole ones")
+    conversations = [read_llava(record, folder=golden_case.root) for record in facts["instances"]]
+    found = log_probabilities(model, [model.processor.for_training(each) for each in conversations], positions=1024)
+    assert [score.tokens for score in found] == facts["per_sample_tokens"]
+    for score, wanted in zip(found, facts["per_sample_cross_entropy"], strict=True):
+        assert -score.total / score.tokens == pytest.approx(wanted, rel=1e-5)
 
 
 @torch.no_grad()

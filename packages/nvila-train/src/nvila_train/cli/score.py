@@ -48,7 +48,8 @@ def score(
     console = Console(stderr=True)
     columns = (TextColumn("scored"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=rank > 0 or not console.is_terminal) as progress:
-        task = progress.add_task("scored", total=-(-len(records) // world))
+        starts = range(rank * shard, len(records), world * shard)
+        task = progress.add_task("scored", total=sum(min(shard, len(records) - start) for start in starts))
         whole = score_records(
             records, out, *models,
             shard=shard, positions=positions, workers=workers, rank=rank, world=world,

@@ -105,7 +105,7 @@ def _card(scores: Scores, pruned: Pruned, records: Records, delta: np.ndarray, p
     totals = f"large {scores.large[place]:.2f}, small {scores.small[place]:.2f}"
     words = f"row {row}, {scores.source[place]}: {'stays' if stays else 'goes'}"
     parts = [f'<p class="score"><b>{delta[place]:+.3f}</b> ({totals})<br>{escape(words)}</p>']
-    for turn in read_conversation(records.conversation(row)):
+    for turn in read_conversation(records.messages(row)):
         for part in turn.parts:
             parts.append(f'<p class="{turn.role}">{escape(part)}</p>' if isinstance(part, str) else _pictures(part))
     return f'<div class="card{" stays" if stays else ""}">{"".join(parts)}</div>'

@@ -10,6 +10,7 @@ from typing import Any
 from nvila_model.llava import read_llava
 from nvila_model.messages import Message
 
+from nvila_train.data.record import RecordError, as_record, faults
 from nvila_train.delta_loss.errors import DeltaLossError
 
 
@@ -75,18 +76,20 @@ class Records:
         return str(record.get("source") or self.path.stem)
 
     def conversation(self, row: int) -> list[Message]:
-        """The messages of a row. Raises: DeltaLossError naming the row and the field."""
+        """The messages of a sound record. Raises: DeltaLossError naming the row and the field at fault."""
+        fault = next(faults(self._record(row), folder=self.folder), None)
+        if fault:
+            raise DeltaLossError(f"row {row} of {self.path}: {fault.field}: {fault.problem}")
+        return self.messages(row)
+
+    def messages(self, row: int) -> list[Message]:
+        """The messages of a record whose media may have gone since it was found sound."""
+        return read_llava(self._record(row), folder=self.folder)
+
+    def _record(self, row: int) -> dict[str, Any]:
         try:
-            return read_llava(self[row], folder=self.folder)
-        except DeltaLossError:
-            raise
-        except (KeyError, TypeError) as error:
-            missing = f"has no {error}" if isinstance(error, KeyError) else f"is built otherwise ({error})"
-            raise DeltaLossError(
-                f"row {row} of {self.path} {missing}: a record is "
-                '{"conversations": [{"from": ..., "value": ...}, ...], "image": ...}'
-            ) from None
-        except ValueError as error:
+            return as_record(self[row])
+        except RecordError as error:
             raise DeltaLossError(f"row {row} of {self.path}: {error}") from None
 
 

@@ -1,0 +1,136 @@
+"""Scores against a plain loop over samples and scores over the whole vocabulary, in every grouping."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from nvila_model import NVILA
+from nvila_model.fusion import IGNORE
+from nvila_model.messages import Conversation
+from nvila_train import delta_loss
+from nvila_train.delta_loss.answers import LogProbability
+from nvila_train.delta_loss.errors import DeltaLossError
+from nvila_train.delta_loss.prepare import agree, windows
+from nvila_train.delta_loss.records import Records
+from nvila_train.delta_loss.score import Score
+
+
+@torch.no_grad()
+def plain(model: NVILA, conversation: Conversation) -> tuple[float, int]:
+    """One conversation alone: softmax over the vocabulary in float64 at every position, then the labels' logarithms."""
+    output = model(model.needed_processor().for_training(conversation))
+    labels = output.fused.labels[0, 1:]
+    chosen = output.logits[0, :-1].double().log_softmax(-1).gather(1, labels.clamp(min=0)[:, None])[:, 0]
+    return float(chosen[labels != IGNORE].sum()), int((labels != IGNORE).sum())
+
+
+def talks(records: Records) -> list[Conversation]:
+    return [records.conversation(row) for row in range(len(records))]
+
+
+@pytest.fixture
+def expected(records: Records, models: tuple[NVILA, NVILA]) -> list[tuple[tuple[float, int], ...]]:
+    return [tuple(plain(model, talk) for model in models) for talk in talks(records)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"positions": 1}, {"positions": 130}, {"window": 1}, {"window": 60_000, "workers": 3}],
+    ids=["together", "alone", "small batches", "window of one", "threads"],
+)
+def test_scores_are_those_of_a_plain_loop(records, models, expected, settings):
+    found = list(delta_loss(talks(records), *models, **settings))
+    assert [(score.large.tokens, score.small.tokens) for score in found] == [
+        (large[1], small[1]) for large, small in expected
+    ]
+    for score, (large, small) in zip(found, expected, strict=True):
+        assert score.large.total == pytest.approx(large[0], rel=1e-6, abs=1e-5)
+        assert score.small.total == pytest.approx(small[0], rel=1e-6, abs=1e-5)
+        assert score.delta() == pytest.approx(large[0] - small[0], abs=2e-5)
+
+
+def test_samples_share_rows_and_stay_apart(records, models, expected):
+    """The texts of one answer in one row: the mask is what keeps them apart."""
+    texts = [0, 6, 7, 0, 7]
+    found = list(delta_loss([records.conversation(row) for row in texts], *models, positions=90))
+    assert [score.large.total for score in found] == pytest.approx([expected[row][0][0] for row in texts], rel=1e-6)
+
+
+def test_models_may_read_differently(records, models, make_tiny):
+    """A small model with tiles of its own gets its own inputs."""
+    small = make_tiny(16)
+    small.processor = replace(small.needed_processor(), tiler=small.tiler.single())
+    assert not agree(models[0].needed_processor(), small.needed_processor())
+    found = list(delta_loss(talks(records), models[0], small))
+    for score, talk in zip(found, talks(records), strict=True):
+        assert score.small.total == pytest.approx(plain(small, talk)[0], rel=1e-6, abs=1e-5)
+
+
+def test_a_shared_picture_is_encoded_once(records, models, monkeypatch):
+    large, small = models
+    seen = []
+    forward = type(large.vision).forward
+    monkeypatch.setattr(
+        type(large.vision), "forward", lambda self, tiles: seen.append(len(tiles)) or forward(self, tiles)
+    )
+    talk = records.conversation(1)
+    once = list(delta_loss([talk], large, small))
+    tiles = sum(seen)
+    seen.clear()
+    assert list(delta_loss([talk, records.conversation(1)], large, small)) == once * 2
+    assert sum(seen) == tiles
+
+
+def test_a_window_holds_what_fits(records, models):
+    processor = models[0].needed_processor()
+    one = list(windows(talks(records), [processor] * 2, limit=1))
+    assert [len(window) for window in one] == [1, 1, 1, 1, 1, 1, 2]  # texts have no tiles
+    (whole,) = windows(talks(records), [processor] * 2, limit=2**30)
+    assert [sample.number for sample in whole] == list(range(len(records)))
+    assert whole[1].inputs[0] is whole[1].inputs[1]
+    assert whole[1].inputs[0].images[0] is whole[3].inputs[0].images[0]
+
+
+def test_time_tokens_are_tokens(records, models, expected):
+    """The bell curve of training would give no probabilities."""
+    large, small = models
+    large.config.time_token_ids = large.needed_processor().tokenizer.encode("abcdefgh")
+    try:
+        found = list(delta_loss(talks(records), large, small))
+    finally:
+        large.config.time_token_ids = []
+    assert [score.large.total for score in found] == pytest.approx([large[0] for large, _ in expected], rel=1e-6)
+
+
+def test_normalized_by_hand():
+    score = Score(large=LogProbability(total=-6.0, tokens=4), small=LogProbability(total=-10.0, tokens=5))
+    assert score.delta() == 4.0
+    assert score.delta("tokens") == 0.5
+
+
+def test_a_sample_that_cannot_be_used_is_named(records, models):
+    question = [{"role": "user", "content": "What?"}]
+    talk = [*question, {"role": "assistant", "content": "no"}]
+    with pytest.raises(DeltaLossError, match=r"^row 8 has no answer to score: give it a turn of the assistant$"):
+        list(delta_loss([talk, question], *models, first=7))
+    long = [*question, {"role": "assistant", "content": "word " * 600}]
+    with pytest.raises(DeltaLossError, match=r"^row 1 takes \d+ positions > 512 of the large model: shorten it"):
+        list(delta_loss([talk, long], *models))
+    talk = records.conversation(1)
+    (records.folder / "wide.png").unlink()
+    with pytest.raises(DeltaLossError, match=r"^row 0: no file at .*wide\.png$"):
+        list(delta_loss([talk], *models))
+    with pytest.raises(DeltaLossError, match=r"^row 1 of .*mix\.jsonl: image: no file at .*wide\.png$"):
+        records.conversation(1)
+
+
+@pytest.mark.parametrize("name", ["positions", "window", "workers"])
+def test_settings_are_checked(models, name):
+    with pytest.raises(DeltaLossError, match=f"{name} 0.* must all be at least 1"):
+        list(delta_loss([], *models, **{name: 0}))
+
+
+def test_nothing_gives_nothing(models):
+    assert list(delta_loss([], *models)) == []
+    assert math.isfinite(sum(score.delta() for score in delta_loss([], *models)))
