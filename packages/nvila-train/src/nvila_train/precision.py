@@ -2,23 +2,71 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-Precision = Literal["fp32", "bf16"]
+PrecisionName = Literal["fp32", "bf16", "fp8"]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Number formats of a training step.
+
+    ``fp8``: products of linear layers in E4M3 forward and E5M2 backward, all else as ``bf16``; see ``nvila_train.fp8``.
+    The other fields say how, and count for ``fp8`` only.
+
+    Args:
+        name: ``fp32``, ``bf16`` or ``fp8``.
+        scaling: factors from the tensor itself, or from its last calls.
+        granularity: a factor for each tensor, or for each row.
+        history: calls that delayed scaling looks back.
+        store: keep activations for the backward pass in eight bits.
+
+    Raises: ValueError for a name that is not known, or delayed scaling by row.
+    Source: NVILA, section 2.3.1.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    name: PrecisionName = "fp32"
+    _: KW_ONLY
+    scaling: Literal["current", "delayed"] = "current"
+    granularity: Literal["tensor", "row"] = "tensor"
+    history: int = 16
+    store: bool = True
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(PrecisionName):
+            raise ValueError(f"no precision {self.name!r}: choose from {', '.join(get_args(PrecisionName))}")
+        if self.scaling == "delayed" and self.granularity == "row":
+            raise ValueError(
+                "delayed scaling knows the largest value of a tensor, not of its rows: use 'current' by row"
+            )
+        if self.history < 1:
+            raise ValueError(f"history {self.history} looks back at nothing: use 1 or more")
+
+    @classmethod
+    def of(cls, value: "Precision | PrecisionName") -> "Precision":
+        """A precision, or the one of that name. Raises: ValueError."""
+        return value if isinstance(value, Precision) else cls(value)
+
+    def without_store(self) -> "Precision":
+        """The same, with activations kept as they are."""
+        return replace(self, store=False)
 
 
 @contextmanager
-def computing(precision: Precision) -> Iterator[None]:
+def computing(precision: Precision | PrecisionName) -> Iterator[None]:
     """Run forward passes in a precision.
 
     ``bf16`` is torch's autocast to bfloat16. On a processor with bfloat16 instructions it makes the matrix products two
-    to three times as fast; attention stays in float32.
+    to three times as fast; attention stays in float32. ``fp8`` is the same for what is not in eight bits.
     """
-    if precision == "fp32":
+    if Precision.of(precision).name == "fp32":
         yield
         return
     with torch.autocast("cpu", dtype=torch.bfloat16), AttentionInFloat32():

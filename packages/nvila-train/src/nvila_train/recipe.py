@@ -5,11 +5,12 @@ Everything is validated before anything runs; an unknown field is an error, not 
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from nvila_model.config import EncoderConfig, LLMConfig, NVILAConfig, ProjectorConfig, VisionConfig
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PositiveFloat,
@@ -20,10 +21,13 @@ from pydantic import (
     model_validator,
 )
 
+from nvila_train.blocks import Recompute
 from nvila_train.data.conversations import check_together
 from nvila_train.data.source import DataSource
+from nvila_train.parallel import Parallel
 from nvila_train.playground import KINDS
 from nvila_train.precision import Precision
+from nvila_train.tuning import LanguageTuning, ProjectorTuning, VisionTuning
 
 Part = Literal["vision", "projector", "llm", "patches", "written"]
 Objective = Literal["patches", "written", "alignment", "answers"]
@@ -31,6 +35,11 @@ Objective = Literal["patches", "written", "alignment", "answers"]
 
 class RecipeError(ValueError):
     """A recipe that cannot be used; the message names the file, the field and what is wrong."""
+
+
+def named(value: Any) -> Any:
+    """A precision by its name alone."""
+    return {"name": value} if isinstance(value, str) else value
 
 
 class Strict(BaseModel):
@@ -73,6 +82,22 @@ class ModelSize(Strict):
     pool: tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
+class Tune(Strict):
+    """``[tune]``: what learns of the model that the recipe begins with; see ``nvila_train.tuning``.
+
+    Attributes:
+        vision, llm, projector: the way each learns.
+        rank, alpha, dropout: of the adapters; ``alpha`` is twice the rank by default.
+    """
+
+    vision: VisionTuning = "layernorm"
+    llm: LanguageTuning = "lora"
+    projector: ProjectorTuning = "full"
+    rank: PositiveInt = 16
+    alpha: PositiveFloat | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
 class Stage(Strict):
     """One ``[[stage]]``.
 
@@ -91,6 +116,9 @@ class Stage(Strict):
         questions: questions about a scene in one conversation, at most.
         captions: how often a conversation asks for the whole scene.
         floor: share of the learning rate that is left at the end.
+        clip: largest norm of the gradient.
+        accumulate: parts of a batch that a process runs one after the other, for less memory.
+        recompute: what blocks compute again in the backward pass, for less memory: ``none``, ``selective``, ``block``.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
@@ -107,6 +135,9 @@ class Stage(Strict):
     questions: Annotated[int, Field(ge=0)] = 4
     captions: Annotated[float, Field(ge=0, le=1)] = 0.0
     floor: Annotated[float, Field(ge=0, le=1)] = 0.0
+    clip: PositiveFloat = 1.0
+    accumulate: PositiveInt = 1
+    recompute: Recompute = "none"
 
     @field_validator("rates")
     @classmethod
@@ -148,16 +179,30 @@ class Recipe(Strict):
 
     Attributes:
         seed: of the weights and of every stream of scenes.
-        precision: of the matrix products; weights and gradients are float32.
+        precision: of the matrix products, a name or a table of ``Precision``; weights and gradients are float32.
+        init: the model to begin with, ``"nano"``, a folder or a hub repository; it takes the place of ``[model]``,
+            ``[vision]`` and ``[llm]``, which describe one with random weights.
+        tune: which of its weights learn; all of a part that has a rate otherwise.
+        parallel: what each of several processes holds: ``none`` and ``ddp`` all, ``fsdp`` its share.
+        compiled: blocks go through ``torch.compile``.
+        ema: decay of an average of the weights that a stage ends with; by default it ends with the last ones.
+        save_every, log_every: steps between states, and between lines of the log.
         stage: the stages in order; each begins with the weights that the one before it left.
     """
 
     name: str
     seed: int
-    precision: Precision = "fp32"
-    model: ModelSize
-    vision: VisionSize
-    llm: LanguageSize
+    precision: Annotated[Precision, BeforeValidator(named)] = Precision("fp32")
+    init: str | None = None
+    tune: Tune | None = None
+    model: ModelSize | None = None
+    vision: VisionSize | None = None
+    llm: LanguageSize | None = None
+    parallel: Parallel = "none"
+    compiled: bool = False
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    save_every: PositiveInt = 100
+    log_every: PositiveInt = 10
     stage: Annotated[tuple[Stage, ...], Field(min_length=1)]
 
     @field_validator("stage")
@@ -168,6 +213,26 @@ class Recipe(Strict):
         if twice:
             raise ValueError(f"stage {twice[0]!r} is there twice: give every stage its own name")
         return value
+
+    @model_validator(mode="after")
+    def begun_or_new(self) -> "Recipe":
+        sizes = {"model": self.model, "vision": self.vision, "llm": self.llm}
+        given = [name for name, size in sizes.items() if size is not None]
+        if self.init is None:
+            missing = sorted(sizes.keys() - given)
+            if missing:
+                raise ValueError(
+                    f"table {missing[0]} is missing: describe the model, or name one to begin with in init"
+                )
+            if self.tune is not None:
+                raise ValueError("tune needs a model that has learnt: name it in init")
+            return self
+        if given:
+            raise ValueError(f"init brings its own sizes: leave {given[0]} out")
+        wrong = [stage for stage in self.stage if stage.objective != "answers"]
+        if wrong:
+            raise ValueError(f"stage {wrong[0].name!r}: a model from init learns answers, not {wrong[0].objective}")
+        return self
 
     @classmethod
     def read(cls, path: str | Path) -> "Recipe":
@@ -185,8 +250,10 @@ class Recipe(Strict):
             raise RecipeError(f"{path}: {place}: {first['msg']}") from None
 
     def config(self, *, rows: int) -> NVILAConfig:
-        """The description of the model, for a tokenizer of ``rows`` ids."""
+        """The description of a model with random weights, for a tokenizer of ``rows`` ids. Raises: RecipeError."""
         llm, vision, model = self.llm, self.vision, self.model
+        if llm is None or vision is None or model is None:
+            raise RecipeError(f"recipe {self.name} begins with {self.init}, whose description is its own")
         return NVILAConfig(
             architectures=["LlavaLlamaModel"],
             model_type="llava_llama",

@@ -1,8 +1,9 @@
 """Run a recipe: its stages one after the other, each in its own folder.
 
     <out>/tokenizer/            made first
-    <out>/<n>-<stage>/          state.pt (to resume from), log.jsonl
+    <out>/<n>-<stage>/          state/ (to resume from), log.jsonl
     <out>/model/                the checkpoint, in upstream's layout, written after every stage
+    <out>/adapter/              in its place, what was learnt by a recipe with [tune], in PEFT's layout
 
 A stage that is complete is not run again; one that was stopped goes on at its next step.
 """
@@ -12,21 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nvila_model.nvila import NVILA
 from nvila_model.tokenizer import Tokenizer
 
 from nvila_train import distributed
+from nvila_train.adapter import save_adapter
 from nvila_train.checkpoint import finished
 from nvila_train.data.conversations import ConversationDataset
-from nvila_train.loop import Task, train
+from nvila_train.loop import train
+from nvila_train.meter import Meter
 from nvila_train.objectives.alignment import AlignmentTask
 from nvila_train.objectives.answers import AnswerTask
 from nvila_train.objectives.conversations import ConversationTask
 from nvila_train.objectives.patches import PatchTask
 from nvila_train.objectives.written import WrittenTask
+from nvila_train.parallel import Spread, Task
 from nvila_train.playground import KINDS
 from nvila_train.recipe import Recipe, RecipeError, Stage
 from nvila_train.stream import SceneStream
 from nvila_train.trainee import Trainee, new_trainee, param_groups
+from nvila_train.tuning import is_tuned, tune
 from nvila_train.vocabulary import make_tokenizer
 
 VOCABULARY_SCENES = 2500
@@ -36,7 +42,7 @@ VOCABULARY_SCENES = 2500
 def run(
     recipe: Recipe, out: Path, *, only: str | None = None, report: Callable[[dict[str, Any]], None] | None = None
 ) -> Trainee:
-    """Run every stage that is not complete; the result is also saved as ``out/model``.
+    """Run every stage that is not complete; the result is also saved, as ``out/model`` or ``out/adapter``.
 
     Args:
         only: run this stage alone, on top of those that are complete. Stages that train different parts and do not need
@@ -48,30 +54,84 @@ def run(
     names = [stage.name for stage in recipe.stage]
     if only is not None and only not in names:
         raise RecipeError(f"recipe {recipe.name} has no stage {only!r}: choose from {', '.join(names)}")
-    trainee = new_trainee(recipe.config(rows=1), tokenizer(recipe, out), seed=recipe.seed)
+    trainee = begin(recipe, out)
     for number, stage in enumerate(recipe.stage, start=1):
         folder = out / f"{number}-{stage.name}"
         if finished(folder, trainee, steps=stage.steps) or only not in (None, stage.name):
             continue
+        check_parts(stage)
         train(
             task_of(stage, trainee, seed=recipe.seed * 1000 + number),
             trainee,
             groups=param_groups(trainee, stage.rates, stage.muon),
             steps=stage.steps,
             folder=folder,
+            spread=spread_of(recipe, stage, trainee),
+            clip=stage.clip,
             floor=stage.floor,
+            ema=recipe.ema,
             precision=recipe.precision,
+            save_every=recipe.save_every,
+            log_every=recipe.log_every,
             stage=stage.name,
+            meter=Meter({"llm": trainee.model.llm, "vision": trainee.part("vision")}, tile=trainee.tile_patches),
             report=report,
         )
+        if recipe.parallel == "fsdp":  # each process holds a share only: read the whole back
+            trainee = begin(recipe, out)
+            for done, other in enumerate(recipe.stage, start=1):
+                finished(out / f"{done}-{other.name}", trainee, steps=other.steps)
         if distributed.rank() == 0 and only is None:
-            save_model(trainee, out / "model")
+            save(recipe, trainee, out)
     return trainee
+
+
+def check_parts(stage: Stage) -> None:
+    """Refuse a stage that leaves a process without a sample. Raises: RecipeError."""
+    parts = distributed.world() * stage.accumulate
+    if stage.samples < parts:
+        raise RecipeError(
+            f"stage {stage.name!r}: {stage.samples} samples a step cannot be shared by {distributed.world()} processes "
+            f"x {stage.accumulate} parts: raise samples to {parts}, or lower accumulate"
+        )
+
+
+def spread_of(recipe: Recipe, stage: Stage, trainee: Trainee) -> Spread:
+    """How the steps of a stage are spread: both towers' blocks recompute, the language model's are sharded apart."""
+    layers = tuple(trainee.model.llm.layers)
+    return Spread(
+        parallel=recipe.parallel,
+        accumulate=stage.accumulate,
+        recompute=stage.recompute,
+        compiled=recipe.compiled,
+        blocks=(*layers, *trainee.part("vision").trunk.blocks),
+        shards=layers,
+    )
+
+
+def begin(recipe: Recipe, out: Path) -> Trainee:
+    """The model as the first stage finds it: new, or a checkpoint, prepared for ``[tune]``."""
+    if recipe.init is None:
+        return new_trainee(recipe.config(rows=1), tokenizer(recipe, out), seed=recipe.seed)
+    torch.manual_seed(recipe.seed)
+    trainee = Trainee(NVILA.from_pretrained(recipe.init), scaffolding=False)
+    if recipe.tune is not None:
+        tune(trainee.model, **recipe.tune.model_dump())
+    return trainee
+
+
+def save(recipe: Recipe, trainee: Trainee, out: Path) -> None:
+    """Write what was learnt: the adapter of a tuned model, the whole checkpoint otherwise."""
+    if is_tuned(trainee.model):
+        save_adapter(trainee.model, out / "adapter", base=recipe.init)
+    else:
+        save_model(trainee, out / "model")
 
 
 def tokenizer(recipe: Recipe, out: Path) -> Tokenizer:
     """The run's tokenizer, made if there is none yet."""
     folder = out / "tokenizer"
+    assert recipe.llm is not None
     if not folder.exists():
         stream = SceneStream(seed=recipe.seed, mix=dict.fromkeys(KINDS, 1.0))
         scenes = (stream.scene(number) for number in range(VOCABULARY_SCENES))

@@ -17,6 +17,7 @@ from nvila_tiling import DynamicS2
 from torch import nn
 
 from nvila_train.patch_heads import PatchHeads
+from nvila_train.tuning import learnable
 from nvila_train.written import WrittenScene
 
 PARTS: Final = ("vision", "projector", "llm", "patches", "written")
@@ -27,12 +28,16 @@ class Trainee(nn.Module):
     """An NVILA with its scaffolding.
 
     Args:
-        model: the NVILA; its tiler must be ``DynamicS2`` and its tower square.
+        model: the NVILA; its tiler must be ``DynamicS2`` and its tower square, if it has scaffolding.
+        scaffolding: False for a model that has learnt to see and to speak, and needs none.
     """
 
-    def __init__(self, model: NVILA) -> None:
+    def __init__(self, model: NVILA, *, scaffolding: bool = True) -> None:
         super().__init__()
         self.model = model
+        if not scaffolding:
+            self.patches, self.written = nn.Identity(), nn.Identity()
+            return
         side = model.vision.side
         self.patches = PatchHeads(model.vision.width)
         self.written = WrittenScene(model.llm.embed_tokens.embedding_dim, side=side, fold=side // self._across())
@@ -55,6 +60,11 @@ class Trainee(nn.Module):
     def patch(self) -> int:
         """Side of a patch in pixels."""
         return self.model.vision.patch_size
+
+    @property
+    def tile_patches(self) -> int:
+        """Patches of a tile."""
+        return self.model.vision.side**2
 
     def part(self, name: str) -> nn.Module:
         """One of ``PARTS``."""
@@ -89,13 +99,13 @@ def new_trainee(config: NVILAConfig, tokenizer: Tokenizer, *, seed: int) -> Trai
 def param_groups(
     trainee: Trainee, rates: Mapping[str, float], muon: Mapping[str, float] | None = None
 ) -> Sequence[Mapping[str, Any]]:
-    """Freeze every part that has no rate; a parameter group for each other.
+    """Freeze every part that has no rate; a parameter group for each other. What ``tune`` froze stays frozen.
 
     Args:
         rates: peak rate of each part that is trained.
         muon: peak rate at which Muon trains the part's matrices, in a group of their own; AdamW trains the rest.
 
-    Raises: ValueError for a part that does not exist, or that has a Muon rate and no other.
+    Raises: ValueError for a part that does not exist, has nothing to learn, or has a Muon rate and no other.
     """
     muon = muon or {}
     unknown = sorted({*rates, *muon} - set(PARTS))
@@ -105,14 +115,20 @@ def param_groups(
     if lone:
         raise ValueError(f"part {lone[0]!r} has a Muon rate alone: give it one in rates too, for what is no matrix")
     groups: list[Mapping[str, Any]] = []
+    able = {id(parameter) for parameter in learnable(trainee)}
     for name in PARTS:
         part = trainee.part(name)
-        part.requires_grad_(name in rates)
+        part.requires_grad_(False)
+        learning = [parameter for parameter in part.parameters() if id(parameter) in able and name in rates]
+        for parameter in learning:
+            parameter.requires_grad_(True)
         if name not in rates:
             continue
-        matrices = _matrices(part) if name in muon else []
+        if not learning:
+            raise ValueError(f"part {name!r} has a rate, but nothing in it learns: see [tune], or leave the rate out")
+        matrices = [matrix for matrix in _matrices(part) if matrix.requires_grad] if name in muon else []
         known = {id(matrix) for matrix in matrices}
-        rest = [parameter for parameter in part.parameters() if id(parameter) not in known]
+        rest = [parameter for parameter in learning if id(parameter) not in known]
         groups.append({"params": rest, "lr": rates[name], "name": name})
         if matrices:
             groups.append({"params": matrices, "lr": muon[name], "name": f"{name} matrices", "muon": True})

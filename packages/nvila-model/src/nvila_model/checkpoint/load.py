@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nvila_model.assemble import assemble, stored_dtype
+from nvila_model.checkpoint.adapter import add_adapter
 from nvila_model.checkpoint.folder import CheckpointError, resized
 from nvila_model.checkpoint.hub import locate
 from nvila_model.checkpoint.layout import Tensors, open_checkpoint
@@ -38,6 +39,7 @@ def load(
     revision: str | None = None,
     offline: bool = False,
     token: str | None = None,
+    adapter: str | Path | None = None,
 ) -> NVILA:
     """Load a checkpoint in the original or the Hugging Face layout.
 
@@ -49,6 +51,7 @@ def load(
         model_max_length: context length; beyond the trained one, rotary positions are scaled linearly.
         config_overrides: replace these top-level fields of ``config.json``.
         parity: reproduce the reference's choices; see ``docs/parity.md``.
+        adapter: a folder or a hub repository in PEFT's layout; it is added to the weights.
 
     Raises: CheckpointError, in one sentence that names the file and what was expected.
     """
@@ -63,6 +66,8 @@ def load(
         dtype = torch.float32 if device.type == "cpu" else stored_dtype(config)
     used = place(model, found.tensors, config, dtype=dtype, device=device)
     fill(model, found.tensors, dtype=dtype, device=device, used=used)
+    if adapter is not None:
+        add_adapter(model, locate(adapter, offline=offline, token=token))
     return model.eval()
 
 

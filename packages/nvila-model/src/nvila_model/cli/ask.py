@@ -27,6 +27,7 @@ def ask(
         ),
     ],
     model: options.Model = None,
+    adapter: options.Adapter = None,
     revision: options.Revision = None,
     offline: options.Offline = False,
     token: options.Token = None,
@@ -52,7 +53,7 @@ def ask(
     media_words, question = split(words)
     source = options.Source(
         model=model, revision=revision, offline=offline, token=token,
-        device=device, dtype=dtype, threads=threads, max_tiles=max_tiles,
+        device=device, dtype=dtype, threads=threads, max_tiles=max_tiles, adapter=adapter,
     )  # fmt: skip
     watch = Stopwatch()
     with watch.stage("read", "opening the media"):
@@ -69,7 +70,8 @@ def ask(
 
     messages = [{"role": "user", "content": [*media, question]}]
     told = tell(loaded, messages, drawing, fit=max_new_tokens is None, watch=watch, show=None if as_json else aloud)
-    typer.echo(json.dumps({**told.to_dict(), "model": source.name}, ensure_ascii=False) if as_json else "")
+    named = {"model": source.name} | ({"adapter": adapter} if adapter else {})
+    typer.echo(json.dumps(told.to_dict() | named, ensure_ascii=False) if as_json else "")
     if model is None:
         say(NANO)
     if not as_json:

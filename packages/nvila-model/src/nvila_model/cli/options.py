@@ -42,6 +42,10 @@ Model = Annotated[
 Revision = Annotated[
     str | None, typer.Option(help="Branch, tag or commit of the hub repository.", rich_help_panel=MODEL)
 ]
+Adapter = Annotated[
+    str | None,
+    typer.Option(help="A LoRA adapter in PEFT's layout: a folder, or a hub repository.", rich_help_panel=MODEL),
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what was fetched before.", rich_help_panel=MODEL)]
 Token = Annotated[
     str | None,
@@ -98,6 +102,7 @@ class Source:
     dtype: Dtype | None
     threads: int | None
     max_tiles: int | None
+    adapter: str | None = None
 
     @property
     def name(self) -> str:
@@ -140,6 +145,9 @@ class Source:
                 dtype=getattr(torch, self.dtype.value) if self.dtype else None,
                 device=device,
                 config_overrides=overrides,
+                offline=self.offline,
+                token=self.token,
+                adapter=self.adapter,
             )
         except ValueError as error:
             if type(error).__module__.startswith("nvila_"):

@@ -1,0 +1,100 @@
+"""A linear layer whose three products run in eight bits.
+
+    forward     y  = x W^T        x and W in E4M3
+    backward    dx = dy W         dy in E5M2
+                dW = dy^T x       the same x that the forward pass multiplied
+
+``x`` is kept for the backward pass as the bytes that were multiplied, half of what bfloat16 takes. ``W`` is kept as
+it is, since it is there anyway, and rounded again. With a factor for each row ``dW`` is a bfloat16 product of
+unpacked matrices: its sum runs over the rows, and a factor cannot change within a sum.
+
+With current scaling factors come from the tensor itself; with delayed scaling from the largest values of the last
+calls, so that a GPU need not read a tensor twice. On a tensor that outgrows them, what lies beyond is cut.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nvila_train.fp8.numbers import E4M3, E5M2, Small, largest, product, shrink
+from nvila_train.precision import Precision
+
+
+class History:
+    """The largest values that a tensor had in its last calls.
+
+    Args:
+        length: calls that count.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.seen: list[Tensor] = []
+
+    def next(self, matrix: Tensor) -> Tensor:
+        """The largest of earlier calls (of this one, if it is the first), then remember this one."""
+        now = largest(matrix.detach(), rows=False)
+        known = torch.stack(self.seen).amax() if self.seen else now
+        self.seen = [*self.seen, now][-self.length :]
+        return known
+
+
+class Rounding:
+    """How one layer's tensors are rounded. Args: as in ``Precision``."""
+
+    def __init__(self, precision: Precision) -> None:
+        self.precision = precision
+        self.rows = precision.granularity == "row"
+        delayed = precision.scaling == "delayed"
+        self.histories = {name: History(precision.history) for name in ("x", "weight", "gradient")} if delayed else {}
+
+    def __call__(self, name: str, matrix: Tensor, *, remember: bool = True) -> Small:
+        """Round ``x``, ``weight`` or ``gradient``; a weight that is rounded again is not a new one."""
+        history = self.histories.get(name)
+        amax = None
+        if history is not None:
+            amax = history.next(matrix) if remember or not history.seen else torch.stack(history.seen).amax()
+        return shrink(matrix, E5M2 if name == "gradient" else E4M3, rows=self.rows, amax=amax)
+
+
+class Linear8(torch.autograd.Function):
+    """``x W^T`` in eight bits. Shapes: ``[m, k]``, ``[n, k]`` -> ``[m, n]`` in ``dtype``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, rounding: Rounding, dtype: torch.dtype) -> Tensor:
+        small = rounding("x", x)
+        kept = (small.values, small.scale) if rounding.precision.store else (x, None)
+        ctx.save_for_backward(*kept, weight)
+        ctx.rounding, ctx.dtype, ctx.given = rounding, dtype, x.dtype
+        return product(small, rounding("weight", weight), dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        values, scale, weight = ctx.saved_tensors
+        rounding: Rounding = ctx.rounding
+        small = rounding("gradient", gradient)
+        dx = dw = None
+        if ctx.needs_input_grad[0]:
+            dx = product(small, rounding("weight", weight.t().contiguous(), remember=False), ctx.dtype).to(ctx.given)
+        if ctx.needs_input_grad[1]:
+            x = Small(values=values, scale=scale) if scale is not None else shrink(values, E4M3, rows=rounding.rows)
+            if rounding.rows:
+                dw = gradient.to(ctx.dtype).t() @ x.large(ctx.dtype)
+            else:
+                dw = product(small.across, x.across, torch.float32)
+            dw = dw.to(weight.dtype)
+        return dx, dw, None, None
+
+
+def linear8(x: Tensor, weight: Tensor, bias: Tensor | None, rounding: Rounding) -> Tensor:
+    """A linear layer in eight bits. Shapes: ``[..., k]``, ``[n, k]``, ``[n]`` -> ``[..., n]``.
+
+    The result has the dtype that autocast asks for, that of ``x`` otherwise.
+    """
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    out = Linear8.apply(x.flatten(0, -2), weight, rounding, dtype)
+    assert isinstance(out, Tensor)
+    out = out.unflatten(0, x.shape[:-1])
+    return out if bias is None else out + bias.to(out.dtype)

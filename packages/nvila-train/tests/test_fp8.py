@@ -1,0 +1,248 @@
+"""FP8: rounding against hand-computed values, products against float64, bytes counted, the engine against a stub."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from nvila_model.qwen2 import Block, RMSNorm, rotary_angles
+from nvila_train import fp8
+from nvila_train.fp8.engine import engine
+from nvila_train.fp8.linear import History
+from nvila_train.fp8.numbers import E4M3, E5M2, product, shrink
+from nvila_train.fp8.stored import stored
+from nvila_train.precision import Precision, computing
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+
+def error(found: Tensor, true: Tensor) -> float:
+    """Relative to the true matrix, in the mean square."""
+    return float((found.double() - true).norm() / true.norm())
+
+
+def test_rounding_by_hand():
+    """The largest value becomes 448; of a mantissa of three bits, 0.3 of it, 134.4, lies between 128 and 144."""
+    small = shrink(torch.tensor([[1.0, 0.3, -0.5, 0.0]]), E4M3)
+    assert float(small.scale) == pytest.approx(1 / 448)
+    assert small.values.float().tolist() == [[448.0, 128.0, -224.0, 0.0]]
+    by_row = shrink(torch.tensor([[1.0, 0.5], [1e-3, 2e-3]]), E5M2, rows=True)
+    assert by_row.values.float().tolist() == [[57344.0, 28672.0], [28672.0, 57344.0]]
+    assert not shrink(torch.zeros(2, 2), E4M3).large(torch.float32).any()
+
+
+def test_what_outgrows_its_factor_is_cut():
+    small = shrink(torch.tensor([[4.0, 1.0]]), E4M3, amax=torch.tensor(2.0))
+    torch.testing.assert_close(small.large(torch.float32), torch.tensor([[2.0, 1.0]]))
+
+
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("shape", [(7, 48, 32), (16, 21, 16), (1, 16, 16)])
+def test_products_against_float64(rows: bool, shape: tuple[int, int, int]):
+    torch.manual_seed(0)
+    m, k, n = shape
+    a, b = shrink(torch.randn(m, k), E4M3, rows=rows), shrink(torch.randn(n, k), E5M2, rows=rows)
+    true = (a.values.double() * a.scale) @ (b.values.double() * b.scale).T
+    torch.testing.assert_close(product(a, b, torch.float32).double(), true, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "precision",
+    [
+        Precision("fp8"),
+        Precision("fp8", scaling="delayed"),
+        Precision("fp8", granularity="row"),
+        Precision("fp8", store=False),
+        Precision("fp8", granularity="row", store=False),
+    ],
+    ids=lambda each: f"{each.scaling}-{each.granularity}-{each.store}",
+)
+def test_gradients_of_a_layer_are_near_those_in_float64(precision: Precision):
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 48)
+    x = torch.randn(3, 11, 64, requires_grad=True)
+    target = torch.randn(3, 11, 48)
+    with fp8.training(layer, precision):
+        for _ in range(2):  # the second call has a history
+            x.grad = layer.weight.grad = layer.bias.grad = None
+            found = layer(x)
+            found.backward(target)
+    assert x.grad is not None
+    assert layer.weight.grad is not None
+    weight, true_x, dy = layer.weight.double().detach(), x.double().detach(), target.double()
+    assert error(found.detach(), true_x @ weight.T + layer.bias.double().detach()) < 0.05
+    assert error(x.grad, dy @ weight) < 0.1
+    assert error(layer.weight.grad, dy.flatten(0, 1).T @ true_x.flatten(0, 1)) < 0.1
+    torch.testing.assert_close(layer.bias.grad, target.sum((0, 1)))
+    assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias)), "outside it is as it was"
+
+
+def test_delayed_scaling_looks_back():
+    history = History(2)
+    found = [float(history.next(torch.tensor([[value]]))) for value in (1.0, 5.0, 2.0, 1.0)]
+    assert found == [1.0, 1.0, 5.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    "layer", [RMSNorm(32, eps=1e-6), nn.LayerNorm(32), nn.GELU("tanh")], ids=lambda m: type(m).__name__
+)
+def test_a_stored_function_is_exact_forward_and_near_backward(layer: nn.Module):
+    torch.manual_seed(0)
+    x = torch.randn(5, 32, requires_grad=True)
+    gradient = torch.randn(5, 32)
+    true = layer(x)
+    wanted = torch.autograd.grad(true, [x, *layer.parameters()], gradient)
+    found = stored(layer, x, parameters=tuple(layer.parameters()))
+    assert torch.equal(found, true)
+    for mine, theirs in zip(torch.autograd.grad(found, [x, *layer.parameters()], gradient), wanted, strict=True):
+        assert error(mine, theirs.double()) < 0.06
+
+
+@contextmanager
+def counted(weights: nn.Module) -> Iterator[Callable[[], int]]:
+    """Bytes that are saved for the backward pass, each storage once, without the weights'."""
+    own = {parameter.untyped_storage()._cdata for parameter in weights.parameters()}
+    found: dict[int, tuple[int, Tensor]] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            found[storage._cdata] = storage.nbytes(), tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield lambda: sum(size for size, _ in found.values())
+
+
+def saved_by_a_block(precision: Precision, *, recomputed: bool = False, tokens: int = 4096) -> int:
+    """Bytes that one block of the 8B model saves for 4096 tokens, on tensors without memory."""
+    with FakeTensorMode():
+        block = Block(3584, heads=28, kv_heads=4, head_dim=128, mlp_width=18944, eps=1e-6)
+        x = torch.randn(1, tokens, 3584, dtype=torch.bfloat16, requires_grad=True)
+        angles = rotary_angles(torch.arange(tokens)[None], head_dim=128, theta=1e6, factor=1.0, dtype=x.dtype)
+        with fp8.training(block, precision, recomputed=recomputed), counted(block) as size:
+            block(x, angles, None, None, 0)
+            return size()
+
+
+@pytest.fixture
+def in_bfloat16() -> Iterator[None]:
+    torch.set_default_dtype(torch.bfloat16)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("in_bfloat16")
+def test_a_block_of_the_8b_model_saves_about_half():
+    large = saved_by_a_block(Precision("bf16"))
+    for precision in (Precision("fp8"), Precision("fp8", granularity="row")):
+        assert saved_by_a_block(precision) <= 0.55 * large
+    assert saved_by_a_block(Precision("fp8"), recomputed=True) > 0.9 * large, (
+        "under recomputation nothing is rounded to keep"
+    )
+
+
+def test_a_block_learns_the_same_way():
+    """Gradients of a whole block under autocast, against float32."""
+    torch.manual_seed(0)
+    block = Block(64, heads=4, kv_heads=2, head_dim=16, mlp_width=96, eps=1e-6)
+    x, gradient = torch.randn(2, 9, 64), torch.randn(2, 9, 64)
+    angles = rotary_angles(torch.arange(9)[None], head_dim=16, theta=1e4, factor=1.0, dtype=x.dtype)
+    grads = []
+    for name in ("fp32", "fp8"):
+        block.zero_grad()
+        with fp8.training(block, name), computing(name):
+            out = block(x, angles, None, None, 0)
+        out.backward(gradient.to(out.dtype))
+        grads.append(
+            torch.cat([parameter.grad.flatten() for parameter in block.parameters() if parameter.grad is not None])
+        )
+    assert error(grads[1], grads[0].double()) < 0.12
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"name": "fp4"}, "no precision 'fp4': choose from fp32, bf16, fp8"),
+        ({"name": "fp8", "scaling": "delayed", "granularity": "row"}, "use 'current' by row"),
+        ({"name": "fp8", "history": 0}, "history 0 looks back at nothing"),
+    ],
+)
+def test_precisions_that_do_not_exist(fields: dict[str, Any], said: str):
+    with pytest.raises(ValueError, match=said):
+        Precision(**fields)
+
+
+class StubLinear(nn.Module):
+    """What is used of ``transformer_engine.pytorch.Linear``."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool, params_dtype: torch.dtype, device: str) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, dtype=params_dtype, device=device))
+        self.bias = nn.Parameter(torch.empty(outputs, dtype=params_dtype, device=device)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert Stub.inside, "outside of fp8_autocast it would compute in bfloat16"
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+class Stub:
+    inside: list[Any] = []  # noqa: RUF012
+
+
+@contextmanager
+def stub_autocast(*, enabled: bool, fp8_recipe: Any) -> Iterator[None]:
+    assert enabled
+    Stub.inside.append(fp8_recipe)
+    yield
+    Stub.last = Stub.inside.pop()
+
+
+@pytest.fixture
+def transformer_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    library, recipe = ModuleType("transformer_engine.pytorch"), ModuleType("transformer_engine.common.recipe")
+    library.Linear, library.fp8_autocast = StubLinear, stub_autocast  # pyright: ignore
+    recipe.Format = SimpleNamespace(HYBRID="hybrid")  # pyright: ignore
+    recipe.DelayedScaling = lambda **given: ("delayed", given)  # pyright: ignore
+    recipe.Float8CurrentScaling = lambda **given: ("current", given)  # pyright: ignore
+    for name, module in (("transformer_engine.pytorch", library), ("transformer_engine.common.recipe", recipe)):
+        monkeypatch.setitem(sys.modules, name, module)
+    for name in ("transformer_engine", "transformer_engine.common"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+
+
+@pytest.mark.parametrize("scaling", ["current", "delayed"])
+@pytest.mark.usefixtures("transformer_engine")
+def test_the_engine_computes_with_our_weights(monkeypatch: pytest.MonkeyPatch, scaling: Any):
+    monkeypatch.setattr(fp8, "engine", lambda device: sys.modules["transformer_engine.pytorch"])
+    layer = nn.Linear(32, 16)
+    names = set(layer.state_dict())
+    with fp8.training(layer, Precision("fp8", scaling=scaling, history=7)):
+        layer(torch.ones(2, 32)).sum().backward()
+        assert set(layer.state_dict()) == names
+    assert layer.weight.grad is not None
+    torch.testing.assert_close(layer.weight.grad, torch.full((16, 32), 2.0))
+    kind, given = Stub.last
+    assert kind == scaling
+    assert given["fp8_format"] == "hybrid"
+    assert given.get("amax_history_len", 7) == 7
+    with (
+        pytest.raises(ValueError, match="has no factor for each row"),
+        fp8.training(layer, Precision("fp8", granularity="row")),
+    ):
+        pass
+
+
+def test_the_engine_is_for_hopper(monkeypatch: pytest.MonkeyPatch, transformer_engine: None):
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert engine(gpu) is sys.modules["transformer_engine.pytorch"]
+    assert engine(torch.device("cpu")) is None
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    assert engine(gpu) is None
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (10, 0))
+    monkeypatch.setitem(sys.modules, "transformer_engine.pytorch", None)
+    assert engine(gpu) is None
