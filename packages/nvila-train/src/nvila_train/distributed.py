@@ -5,11 +5,26 @@ Alone (the default) nothing is communicated.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+Value = TypeVar("Value")
+
+PATIENCE = timedelta(minutes=10)
+"""How long a process waits for the others; the slowest step and the reading of a state must fit in."""
+
+BROKEN = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting")
+"""What the gloo backend says when a process is gone; it has no class of error for it."""
+
+
+class LostProcessError(RuntimeError):
+    """Another process of the run died or does not answer."""
 
 
 def rank() -> int:
@@ -25,7 +40,46 @@ def world() -> int:
 def join() -> None:
     """Join the group that ``torchrun`` started, if it did."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("gloo")
+        backend = "gloo"
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            backend = "cpu:gloo,cuda:nccl"
+        dist.init_process_group(backend, timeout=PATIENCE)
+
+
+@contextmanager
+def group() -> Iterator[None]:
+    """A process group, also alone, since torch's checkpoints and FSDP need one."""
+    if dist.is_initialized():
+        yield
+        return
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Say in one sentence that a process is gone. Raises: LostProcessError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world() > 1 and (isinstance(error, dist.DistError) or any(sign in str(error) for sign in BROKEN)):
+            raise LostProcessError(
+                f"process {rank()} of {world()} lost another one: see why that one ended, then start all with --resume"
+            ) from error
+        raise
+
+
+def agreed(value: Value) -> Value:
+    """What the first process says, in all of them."""
+    if world() == 1:
+        return value
+    said = [value]
+    dist.broadcast_object_list(said)
+    return said[0]
 
 
 def sum_(value: Tensor) -> Tensor:
@@ -33,6 +87,21 @@ def sum_(value: Tensor) -> Tensor:
     if world() > 1:
         dist.all_reduce(value)
     return value
+
+
+def most(count: int) -> int:
+    """The largest of the processes' numbers."""
+    value = torch.tensor([count])
+    if world() > 1:
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+    return int(value)
+
+
+def sum_named(values: Mapping[str, float]) -> dict[str, float]:
+    """Sum numbers over all processes, in one message; all must have the same names."""
+    names = sorted(values)
+    totals = sum_(torch.tensor([values[name] for name in names], dtype=torch.float64)).tolist()
+    return dict(zip(names, totals, strict=True))
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:

@@ -5,13 +5,13 @@ al., "Muon: an optimizer for hidden layers in neural networks" (2024), as torch 
 AdamW's.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from math import cos, pi
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 WARM_UP = 0.03
 """Share of a run in which the learning rate rises."""
@@ -50,7 +50,8 @@ class Optimizers:
         muon = [group for group in listed if group.get("muon")]
         self.members: list[torch.optim.Optimizer] = []
         if adam:
-            self.members.append(torch.optim.AdamW(adam, weight_decay=0.0, betas=(0.9, 0.98), eps=1e-8))
+            fused = fusible([parameter for group in adam for parameter in group["params"]])
+            self.members.append(torch.optim.AdamW(adam, weight_decay=0.0, betas=(0.9, 0.98), eps=1e-8, fused=fused))
         if muon:
             self.members.append(torch.optim.Muon(muon, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
 
@@ -90,6 +91,22 @@ class Optimizers:
             member.load_state_dict(state)
         for group, peak in zip(self.param_groups, peaks, strict=True):
             group["peak"] = peak
+
+    def place(self, parameters: Mapping[str, nn.Parameter], state: Mapping[str, Tensor]) -> None:
+        """Take over what was remembered of parameters, ``state`` by ``<parameter>.<what>``; others begin anew."""
+        owners = {id(p): member for member in self.members for group in member.param_groups for p in group["params"]}
+        for name, value in state.items():
+            parameter_name, _, what = name.rpartition(".")
+            parameter = parameters[parameter_name]
+            owner = owners.get(id(parameter))
+            if owner is not None:
+                stays = what == "step" and not owner.defaults.get("fused")  # plain AdamW counts on the CPU
+                owner.state[parameter][what] = value if stays else value.to(parameter.device)
+
+
+def fusible(parameters: Sequence[nn.Parameter]) -> bool:
+    """Whether torch can move all of these in one pass over memory."""
+    return all(parameter.device.type in ("cpu", "cuda") and parameter.is_floating_point() for parameter in parameters)
 
 
 def trained(module: nn.Module) -> list[nn.Parameter]:
