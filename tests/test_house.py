@@ -27,11 +27,11 @@ PUBLIC = {
         draw_plan image_to_tile merge_grid merge_scales split_grid tile_many tile_to_image""",
     "compress": """Compressor GridError PerceiverResampler SpatialToChannel SpatioTemporalPool TemporalAverage
         TokenLearner build channel_to_spatial list_compressors""",
-    "kernels": """Int4Linear Int8Linear QuantPolicy W4A16 W8A8 available_backends awq_scales cast_fp8 pack_int4
-        quantize_ smooth_scales unpack_int4 use_backend w4a16_linear w8a8_linear""",
+    "kernels": """DelayedScale Int4Linear Int8Linear QuantPolicy W4A16 W8A8 available_backends awq_scales cast_fp8
+        fp8_linear pack_int4 quantize_ smooth_scales unpack_int4 use_backend w4a16_linear w8a8_linear""",
     "model": """NVILA Answer BudgetError CheckpointError Image MediaError ModelInputs NVILAConfig Parity Processor
         Sampling Video count_tokens estimate_memory export_hf list_models preset""",
-    "train": "ConversationDataset Packed Recipe RecipeError Stage delta_loss pack param_groups prune train",
+    "train": "ConversationDataset Packed Precision Recipe RecipeError Stage delta_loss pack param_groups prune train tune",
 }
 """Every public name. To change one is to change what others build on: it needs a line in the CHANGELOG too."""
 

@@ -13,8 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from nvila_train import distributed
+from nvila_train.cli.check import check_
+from nvila_train.cli.estimate import estimate
+from nvila_train.cli.progress import Display, tensorboard
 from nvila_train.cli.prune import prune
+from nvila_train.cli.report import report
 from nvila_train.cli.score import score
+from nvila_train.dry import STEPS, dry_run
 from nvila_train.evaluate import Result, accuracy, evaluate
 from nvila_train.recipe import Recipe, RecipeError
 from nvila_train.run import run as run_recipe
@@ -25,8 +30,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train NVILA, and measure it.",
 )
+app.command("check")(check_)
+app.command("report")(report)
 app.command("score")(score)
 app.command("prune")(prune)
+app.command("estimate")(estimate)
 console = Console(stderr=True)
 
 Model = Annotated[str, typer.Argument(help="'nano', a checkpoint folder, or a hub repository.")]
@@ -43,18 +51,45 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")] = False,
     stage: Annotated[str | None, typer.Option(help="Run this stage alone, on top of those that are complete.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each process; no more than free cores.")] = 1,
+    board: Annotated[bool, typer.Option("--tensorboard", help="Also write OUT/tensorboard.")] = False,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Two steps of each stage on shapes alone; OUT stays.")] = False,
 ) -> None:
     """Run the stages of a recipe. Under torchrun, processes share each batch."""
     torch.set_num_threads(threads)
-    distributed.join()
     path = recipe_path(recipe)
     loaded = Recipe.read(path)
+    if dry:
+        show_dry(loaded)
+        return
+    distributed.join()
     if out.exists() and not resume and distributed.rank() == 0:
         raise RecipeError(f"{out} exists: add --resume to go on with it, or choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     if distributed.rank() == 0:
         shutil.copyfile(path, out / "recipe.toml")
-    run_recipe(loaded, out, only=stage, report=show if distributed.rank() == 0 else None)
+    if distributed.rank() > 0:
+        run_recipe(loaded, out, only=stage)
+        return
+    write = tensorboard(out / "tensorboard") if board else None
+    with Display(console, loaded) as display:
+
+        def tell(record: dict[str, Any]) -> None:
+            display(record)
+            if write:
+                write(record)
+
+        run_recipe(loaded, out, only=stage, report=tell)
+
+
+def show_dry(recipe: Recipe) -> None:
+    """A table of the stages, each a row once it has taken its two steps."""
+    table = Table(
+        "stage", "trained", "of", "tiles", "positions", title=f"{recipe.name}: {STEPS} steps a stage, no weights"
+    )
+    for stage in dry_run(recipe):
+        sizes = f"{stage.trained / 1e6:,.1f} M", f"{stage.parameters / 1e6:,.1f} M"
+        table.add_row(stage.name, *sizes, str(stage.tiles), str(stage.positions))
+    Console().print(table)
 
 
 @app.command("eval")
@@ -96,12 +131,6 @@ def recipe_path(name: str) -> Path:
         return shipped
     names = sorted(path.stem for path in shipped.parent.glob("*.toml"))
     raise RecipeError(f"no recipe {name!r}: give a TOML file or one of {', '.join(names)}")
-
-
-def show(record: dict[str, Any]) -> None:
-    """One line of progress."""
-    extra = " ".join(f"{k} {v}" for k, v in record.items() if k not in ("stage", "step", "seconds"))
-    console.print(f"{record['stage']} {record['step']}: {extra} ({record['seconds']:.0f} s)", highlight=False)
 
 
 def main() -> None:

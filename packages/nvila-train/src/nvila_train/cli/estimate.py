@@ -1,0 +1,107 @@
+"""``nvila-train estimate``."""
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from nvila_model.checkpoint import locate
+from nvila_model.checkpoint.layout import open_checkpoint
+from nvila_model.config import NVILAConfig
+from nvila_model.presets import list_models, preset
+from rich.console import Console
+from rich.table import Table
+
+from nvila_train.estimate import RESERVE, Cost, Load, estimate_step
+from nvila_train.recipe import Recipe, RecipeError, Tune
+
+GIB = 2**30
+
+
+def estimate(
+    recipe: Annotated[str, typer.Argument(help="A recipe, or a model: a preset's name, 'nano', or a folder.")],
+    card: Annotated[
+        str | None, typer.Option(help="Memory of a card, such as 24GB; says whether the step fits.")
+    ] = None,
+    vision: Annotated[
+        str | None, typer.Option(help="full, layernorm, lora or frozen; the recipe's by default.")
+    ] = None,
+    llm: Annotated[str | None, typer.Option(help="full, lora, qlora or frozen; the recipe's by default.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Conversations that are run together.")] = 1,
+    image: Annotated[str, typer.Option(help="Size of the image in each.")] = "1344x896",
+    text: Annotated[int, typer.Option(min=2, help="Tokens of text in each, a quarter of them learnt.")] = 256,
+    recompute: Annotated[str | None, typer.Option(help="none, selective or block; the recipe's by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Memory and operations of one training step, tried on tensors without memory."""
+    room = None if card is None else card_bytes(card)
+    config, ways, precision, recipes_recompute, dtype = read(recipe)
+    ways = Tune.model_validate(ways.model_dump() | {"vision": vision or ways.vision, "llm": llm or ways.llm})
+    load = Load(samples=samples, image=size(image), text=text, answer=max(1, text // 4))
+    cost = estimate_step(
+        config, load, vision=ways.vision, llm=ways.llm, projector=ways.projector, rank=ways.rank,
+        precision=precision, recompute=recompute or recipes_recompute, dtype=dtype,
+    )  # fmt: skip
+    if as_json:
+        fits = None if room is None else cost.fits(room)
+        print(json.dumps({"recipe": recipe, "vision": ways.vision, "llm": ways.llm, **asdict(cost), "fits": fits}))
+        return
+    Console().print(table(f"{recipe}, vision {ways.vision}, llm {ways.llm}", cost))
+    if room is not None:
+        verdict = "fits" if cost.fits(room) else "does not fit"
+        print(
+            f"{verdict} {card}: {cost.peak / GIB:.1f} GiB and {RESERVE / GIB:.0f} GiB for the driver and its libraries"
+        )
+
+
+def read(name: str) -> tuple[NVILAConfig, Tune, object, str, torch.dtype]:
+    """The model, what learns, precision, recomputation and the weights' format. Raises: RecipeError."""
+    from nvila_train.cli.app import recipe_path
+
+    if name in list_models():
+        return preset(name), Tune(vision="full", llm="full"), "fp32", "none", torch.bfloat16
+    if name != "nano" and (Path(name) / "config.json").is_file():
+        return description(name), Tune(vision="full", llm="full"), "fp32", "none", torch.bfloat16
+    recipe = Recipe.read(recipe_path(name))
+    stages = [stage for stage in recipe.stage if stage.objective == "answers"]
+    if not stages:
+        raise RecipeError(f"recipe {recipe.name} has no stage that learns answers: only those are estimated")
+    rates = stages[-1].rates
+    learns = {part: "full" if part in rates else "frozen" for part in ("vision", "llm", "projector")}
+    config = description(recipe.init) if recipe.init else recipe.config(rows=recipe.llm.vocabulary if recipe.llm else 1)
+    return config, recipe.tune or Tune.model_validate(learns), recipe.precision, stages[-1].recompute, torch.float32
+
+
+def description(name: str) -> NVILAConfig:
+    """The configuration of a preset or of a checkpoint."""
+    known = name.rpartition("/")[2]
+    return preset(known) if known in list_models() else open_checkpoint(locate(name), None).config
+
+
+def size(text: str) -> tuple[int, int]:
+    """Width and height. Raises: RecipeError."""
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found:
+        raise RecipeError(f"image {text!r} is no size: write it as 1344x896")
+    return int(found[1]), int(found[2])
+
+
+def card_bytes(text: str) -> int:
+    """Bytes of ``24GB``; as on a card's box, its GB are 2^30 bytes. Raises: RecipeError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?Gi?B", text, re.IGNORECASE)
+    if not found:
+        raise RecipeError(f"card {text!r} is no size: write it as 24GB")
+    return round(float(found[1]) * GIB)
+
+
+def table(title: str, cost: Cost) -> Table:
+    rows = Table("part", "GiB", title=title)
+    for part in ("weights", "gradients", "optimizer", "activations", "peak"):
+        rows.add_row(part, f"{getattr(cost, part) / GIB:.2f}")
+    rows.caption = (
+        f"{cost.tokens} tokens, {cost.learning / 1e6:.1f} M numbers learn, {cost.flops / 1e12:.2f} TFLOP a step"
+    )
+    return rows
