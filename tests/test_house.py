@@ -31,7 +31,8 @@ PUBLIC = {
         fp8_linear pack_int4 quantize_ smooth_scales unpack_int4 use_backend w4a16_linear w8a8_linear""",
     "model": """NVILA Answer BudgetError CheckpointError Image MediaError ModelInputs NVILAConfig Parity Processor
         Sampling Video count_tokens estimate_memory export_hf list_models preset""",
-    "train": "ConversationDataset Packed Precision Recipe RecipeError Stage delta_loss pack param_groups prune train tune",
+    "train": """ConversationDataset Packed Precision Recipe RecipeError Stage delta_loss pack param_groups prune
+        train tune""",
 }
 """Every public name. To change one is to change what others build on: it needs a line in the CHANGELOG too."""
 
