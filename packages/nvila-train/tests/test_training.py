@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from nvila_model import NVILA
+from nvila_train import checkpoint
 from nvila_train.cli.app import app
 from nvila_train.loop import NotFiniteError, train
 from nvila_train.objectives.patches import telling
@@ -166,9 +167,10 @@ def test_a_loss_that_is_not_finite_leaves_the_last_state(tmp_path: Path):
     with pytest.raises(NotFiniteError, match="the gradient of step 2 is nan"):
         train(Breaks(), module, groups=[{"params": list(module.parameters()), "lr": 1e-3}], steps=4, folder=tmp_path,
               save_every=1)  # fmt: skip
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert state["step"] == 2
-    assert torch.isfinite(state["module"]["weight"]).all()
+    after = nn.Linear(2, 2)
+    assert checkpoint.finished(tmp_path, after, steps=2)
+    assert torch.isfinite(after.weight).all()
+    assert not checkpoint.finished(tmp_path, after, steps=3)
 
 
 def test_the_schedule_rises_and_falls():
@@ -210,15 +212,16 @@ def test_empty_tiles_are_mostly_left_out_and_never_all():
     assert bool(telling(full, seed=0).all())
 
 
-@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
-def test_shipped_recipes_are_whole(path: Path):
-    recipe = Recipe.read(path)
+def test_the_shipped_nano_is_whole():
+    recipe = Recipe.read(SHIPPED / "nano.toml")
     assert list(dict.fromkeys(entry.objective for entry in recipe.stage)) == [
         "patches",
         "written",
         "alignment",
         "answers",
     ]
+    assert recipe.llm is not None
+    assert recipe.vision is not None
     assert recipe.config(rows=recipe.llm.vocabulary).feature_channels == 3 * recipe.vision.width
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from nvila_model.config import EncoderConfig, LLMConfig, NVILAConfig, ProjectorConfig, VisionConfig
+from nvila_model.presets import list_models
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -182,6 +183,7 @@ class Recipe(Strict):
         precision: of the matrix products, a name or a table of ``Precision``; weights and gradients are float32.
         init: the model to begin with, ``"nano"``, a folder or a hub repository; it takes the place of ``[model]``,
             ``[vision]`` and ``[llm]``, which describe one with random weights.
+        preset: the published model whose sizes ``init`` has, for ``--dry-run``.
         tune: which of its weights learn; all of a part that has a rate otherwise.
         parallel: what each of several processes holds: ``none`` and ``ddp`` all, ``fsdp`` its share.
         compiled: blocks go through ``torch.compile``.
@@ -194,6 +196,7 @@ class Recipe(Strict):
     seed: int
     precision: Annotated[Precision, BeforeValidator(named)] = Precision("fp32")
     init: str | None = None
+    preset: str | None = None
     tune: Tune | None = None
     model: ModelSize | None = None
     vision: VisionSize | None = None
@@ -214,6 +217,13 @@ class Recipe(Strict):
             raise ValueError(f"stage {twice[0]!r} is there twice: give every stage its own name")
         return value
 
+    @field_validator("preset")
+    @classmethod
+    def published(cls, value: str | None) -> str | None:
+        if value is not None and value not in list_models():
+            raise ValueError(f"no preset {value!r}: choose from {', '.join(list_models())}")
+        return value
+
     @model_validator(mode="after")
     def begun_or_new(self) -> "Recipe":
         sizes = {"model": self.model, "vision": self.vision, "llm": self.llm}
@@ -224,8 +234,9 @@ class Recipe(Strict):
                 raise ValueError(
                     f"table {missing[0]} is missing: describe the model, or name one to begin with in init"
                 )
-            if self.tune is not None:
-                raise ValueError("tune needs a model that has learnt: name it in init")
+            for name in ("tune", "preset"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} needs a model that has learnt: name it in init")
             return self
         if given:
             raise ValueError(f"init brings its own sizes: leave {given[0]} out")

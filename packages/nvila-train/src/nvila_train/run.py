@@ -104,7 +104,7 @@ def spread_of(recipe: Recipe, stage: Stage, trainee: Trainee) -> Spread:
         accumulate=stage.accumulate,
         recompute=stage.recompute,
         compiled=recipe.compiled,
-        blocks=(*layers, *trainee.part("vision").trunk.blocks),
+        blocks=(*layers, *trainee.vision_blocks),
         shards=layers,
     )
 

@@ -62,6 +62,12 @@ class Trainee(nn.Module):
         return self.model.vision.patch_size
 
     @property
+    def vision_blocks(self) -> tuple[nn.Module, ...]:
+        """The vision tower's blocks; none where the tower is not a SigLIP trunk."""
+        trunk = getattr(self.model.vision, "trunk", None)
+        return () if trunk is None else tuple(trunk.blocks)
+
+    @property
     def tile_patches(self) -> int:
         """Patches of a tile."""
         return self.model.vision.side**2
