@@ -31,10 +31,13 @@ class Shape:
         return 4 if self.group else 8
 
     @property
+    def phase(self) -> Phase:
+        return "decode" if self.rows <= DECODE_ROWS else "prefill"
+
+    @property
     def measured(self) -> "Shape":
         """The shape whose times stand for this one's."""
-        phase: Phase = "decode" if self.rows <= DECODE_ROWS else "prefill"
-        return replace(self, rows=ROWS[phase], n=min(self.n, COLUMNS))
+        return replace(self, rows=ROWS[self.phase], n=min(self.n, COLUMNS))
 
     def __str__(self) -> str:
         return f"{self.rows}x{self.k}x{self.n} " + (f"w4 g{self.group}" if self.group else "w8")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from nvila_model.cli import ask, chat, inspect, models, quantize
+from nvila_model.cli import ask, bench, chat, inspect, models, quantize
 from nvila_model.cli.ending import exit_code
 
 
@@ -32,6 +32,7 @@ app.command("chat")(chat.chat)
 app.command("inspect")(inspect.inspect)
 app.command("models")(models.models)
 app.command("quantize")(quantize.quantize)
+app.command("bench")(bench.bench)
 
 
 def show_version(wanted: bool) -> None:

@@ -1,0 +1,218 @@
+"""How fast does a processor answer with 4-bit weights, and how much memory does that take?
+
+    uv run python benchmarks/bench_cpu_llm.py [--threads 2] [--layers 28] [--prompt 512] [--answer 32]
+
+Qwen2-1.5B's shape with random weights, a process a model, one after the other:
+
+``W4A16``  nvila: 4-bit weights in groups of 128 on the kernels that the cpu backend chose, an output head in 8 bits,
+           all else float32
+``bf16``   transformers' Qwen2ForCausalLM in bfloat16
+``fp32``   the same in float32
+``Q4_0``   llama.cpp, where llama-cpp-python can be imported and --gguf names a Q4_0 file of this shape
+
+"prefill" reads the prompt, "decode" is the median token after it, both with the scores of the next token. "weights" is
+what the parameters and packed weights take, "cache" keys and values, "peak" the most that the process held above what
+it held before the model was built. The targets of this repository: decode 3.5 times bf16 and 1.0 times llama.cpp,
+prefill 2 times fp32 and 1.5 times llama.cpp, peak 1.2 times weights and cache. Ratios on a busy machine mean little.
+"""
+
+import argparse
+import gc
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+WIDTH, MLP, HEADS, KV_HEADS, VOCABULARY = 1536, 8960, 12, 2, 151936
+THETA = 1e6
+GROUP = 128
+STATUS = Path("/proc/self/status")
+
+
+def memory(field: str) -> int:
+    """Bytes of this process by Linux's count: VmRSS now, VmHWM at most."""
+    (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
+
+
+def fill(tensor: Tensor) -> None:
+    """Random numbers of weights' size; drawn once a million, since a billion take minutes."""
+    flat = tensor.data.view(-1)
+    some = (torch.randn(min(len(flat), 1 << 20)) * 0.02).to(tensor.dtype)
+    for start in range(0, len(flat), len(some)):
+        flat[start : start + len(some)] = some[: len(flat) - start]
+
+
+def timed(prefill: Callable[[], object], step: Callable[[], object], answer: int) -> dict[str, float]:
+    started = perf_counter()
+    prefill()
+    first = perf_counter() - started
+    times = []
+    for _ in range(answer):
+        started = perf_counter()
+        step()
+        times.append(perf_counter() - started)
+    return {"prefill": first, "decode": statistics.median(times)}
+
+
+def ours(options: argparse.Namespace) -> dict[str, Any]:
+    from nvila_kernels import Int4Linear
+    from nvila_kernels.cpu import settle_
+    from nvila_kernels.policy import linear_layers
+    from nvila_model.qwen2 import Qwen2
+    from nvila_model.settled import int8_head
+
+    shapes = ((WIDTH, WIDTH), (WIDTH, KV_HEADS * WIDTH // HEADS), (WIDTH, MLP), (MLP, WIDTH))
+    settle_(nn.Sequential(*(Int4Linear(k, n, group_size=GROUP) for k, n in shapes)))  # measured before memory counts
+    int8_head(torch.ones(2048, WIDTH))(torch.ones(1, WIDTH))
+    gc.collect()
+    before = memory("VmRSS")
+    with torch.device("meta"):
+        model = Qwen2(
+            vocab_size=VOCABULARY, width=WIDTH, layers=options.layers, heads=HEADS, kv_heads=KV_HEADS, mlp_width=MLP,
+            tied=True, rope_theta=THETA,
+        )  # fmt: skip
+    model.embed_tokens.to_empty(device="cpu")
+    fill(model.embed_tokens.weight)
+    weights = model.embed_tokens.weight.nbytes + VOCABULARY * (WIDTH + 4)
+    model.lm_head = int8_head(model.embed_tokens.weight.data)  # pyright: ignore
+    model.norm.to_empty(device="cpu")
+    nn.init.ones_(model.norm.weight)
+    kernels: set[str] = set()
+    for block in model.layers:
+        for name, linear in linear_layers(block).items():
+            layer = Int4Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, group_size=GROUP)
+            layer.packed.random_(-(2**15), 2**15)
+            layer.scale_zero.fill_((int(torch.tensor(0.004, dtype=torch.float16).view(torch.int16)) << 16) | 8)
+            weights += sum(tensor.nbytes for tensor in layer.buffers())
+            block.set_submodule(name, layer)
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            norm = block.get_submodule(name).to_empty(device="cpu")
+            nn.init.ones_(norm.weight)
+        for each in settle_(block):
+            kernels |= {f"{phase}: {kernel}" for phase, kernel in each.choice.kernels.items()}
+    cache = model.cache(1, options.prompt + options.answer)
+    model.eval()
+
+    def read(ids: Tensor) -> Tensor:
+        return model.logits(model(model.embed_tokens(ids), cache=cache)[:, -1])
+
+    token = torch.ones(1, 1, dtype=torch.int64)
+    prompt = torch.arange(options.prompt)[None]
+    with torch.inference_mode():
+        found = timed(lambda: read(prompt), lambda: read(token), options.answer)
+    sizes = {"weights": weights, "cache": cache.keys.nbytes + cache.values.nbytes}
+    return {**found, **sizes, "peak": memory("VmHWM") - before, "kernels": sorted(kernels)}
+
+
+def transformers_model(options: argparse.Namespace, dtype: torch.dtype) -> dict[str, Any]:
+    from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
+
+    before = memory("VmRSS")
+    config = Qwen2Config(
+        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=MLP, num_hidden_layers=options.layers,
+        num_attention_heads=HEADS, num_key_value_heads=KV_HEADS, tie_word_embeddings=True,
+        max_position_embeddings=32768,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = Qwen2ForCausalLM(config).to(dtype).eval()
+    model.to_empty(device="cpu")
+    model.tie_weights()
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its buffer is computed, not loaded
+    for parameter in model.parameters():
+        fill(parameter)
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    cache = DynamicCache(config=config)
+
+    def read(ids: Tensor) -> None:
+        model(ids, past_key_values=cache, logits_to_keep=1)
+
+    token = torch.ones(1, 1, dtype=torch.int64)
+    prompt = torch.arange(options.prompt)[None]
+    with torch.inference_mode():
+        found = timed(lambda: read(prompt), lambda: read(token), options.answer)
+    head = WIDTH // HEADS
+    length = options.prompt + options.answer
+    size = 2 * options.layers * KV_HEADS * head * length * torch.empty(0, dtype=dtype).element_size()
+    return {**found, "weights": weights, "cache": size, "peak": memory("VmHWM") - before}
+
+
+def llama(options: argparse.Namespace) -> dict[str, Any]:
+    if importlib.util.find_spec("llama_cpp") is None:
+        return {"absent": "llama-cpp-python is not installed here"}
+    if options.gguf is None:
+        return {"absent": "--gguf names no Q4_0 file of this shape"}
+    module: Any = __import__("llama_cpp")
+    before = memory("VmRSS")
+    length = options.prompt + options.answer + 1
+    model = module.Llama(str(options.gguf), n_ctx=length, n_threads=options.threads, n_threads_batch=options.threads)
+    found = timed(lambda: model.eval(list(range(options.prompt))), lambda: model.eval([1]), options.answer)
+    return {**found, "weights": options.gguf.stat().st_size, "cache": 0, "peak": memory("VmHWM") - before}
+
+
+MODELS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "W4A16": ours,
+    "bf16": lambda options: transformers_model(options, torch.bfloat16),
+    "fp32": lambda options: transformers_model(options, torch.float32),
+    "Q4_0": llama,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=28, help="fewer for a quick look")
+    parser.add_argument("--prompt", type=int, default=512)
+    parser.add_argument("--answer", type=int, default=32)
+    parser.add_argument("--gguf", type=Path, help="Q4_0 file for llama.cpp")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", choices=MODELS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only:
+        torch.set_num_threads(options.threads)
+        print(json.dumps(MODELS[options.only](options)))
+        return
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+    found: dict[str, dict[str, Any]] = {}
+    for name in MODELS:
+        words = [sys.executable, __file__, *sys.argv[1:], "--only", name]
+        run = subprocess.run(words, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+        found[name] = json.loads(run.stdout.splitlines()[-1])
+    if options.json:
+        print(json.dumps({"threads": options.threads, "layers": options.layers, "load": os.getloadavg(), **found}))
+        return
+    show(found, options)
+
+
+def show(found: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
+    load = os.getloadavg()[0]
+    print(f"{options.layers} layers, prompt of {options.prompt}, {options.threads} threads, load average {load:.1f}")
+    print(
+        f"{'':8}{'prefill ms':>12}{'decode ms':>12}{'weights MiB':>13}{'peak MiB':>10}{'peak / (weights + cache)':>26}"
+    )
+    for name, row in found.items():
+        if "absent" in row:
+            print(f"{name:8}  not measured: {row['absent']}")
+            continue
+        share = row["peak"] / (row["weights"] + row["cache"])
+        print(
+            f"{name:8}{row['prefill'] * 1e3:12.1f}{row['decode'] * 1e3:12.2f}{row['weights'] / 2**20:13.0f}"
+            f"{row['peak'] / 2**20:10.0f}{share:26.2f}"
+        )
+    for phase, peer in (("decode", "bf16"), ("decode", "Q4_0"), ("prefill", "fp32"), ("prefill", "Q4_0")):
+        if "absent" not in found[peer]:
+            print(f"{phase}: {found[peer][phase] / found['W4A16'][phase]:.2f} x {peer}")
+    print("kernels:", "; ".join(found["W4A16"]["kernels"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""``nvila bench``, and a whole model on the kernels that it measured."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nvila_kernels.cpu import SettledLinear
+from nvila_kernels.cpu.cache import FOLDER
+from nvila_model import NVILA, Image, Sampling
+from nvila_model.cli.app import app
+from nvila_model.quantized import quantize_model
+from nvila_model.settled import settle_model
+from typer.testing import CliRunner
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("measured")
+
+
+@pytest.fixture(autouse=True)
+def cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(FOLDER, str(folder))
+    return folder / "cpu.json"
+
+
+def nvila(*words: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["bench", *words])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_every_candidate_is_shown_and_kept(cache: Path) -> None:
+    code, out, _ = nvila("--backends", "--shape", "1x128x32", "--shape", "40x128x32", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert told["cache"] == str(cache)
+    assert [row["shape"] for row in told["shapes"]] == ["1x128x32 w4 g128", "40x128x32 w4 g128"]
+    assert [row["measured"] for row in told["shapes"]] == ["1x128x32 w4 g128", "128x128x32 w4 g128"]
+    for row in told["shapes"]:
+        chosen = next(each for each in row["candidates"] if each["name"] == row["chosen"])
+        assert chosen["refused"] is None
+        assert chosen["bytes_ratio"] <= 1.2
+        rivals = [c["seconds"] for c in row["candidates"] if not c["refused"] and c["bytes_ratio"] <= 1.2]
+        assert chosen["seconds"] == min(rivals)
+    again = json.loads(nvila("--backends", "--shape", "1x128x32", "--json")[1])
+    assert again["shapes"] == told["shapes"][:1]
+    code, out, _ = nvila("--backends", "--shape", "1x128x32", "--bits", "8")
+    assert "oneDNN int8" in out
+    assert "chosen" in out
+    assert nvila("--clear")[0] == 0
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "nothing to do: give --backends"),
+        (["--backends", "--shape", "12x34"], "'12x34' is not a shape: give ROWSxKxN"),
+        (["--backends", "--bits", "5"], "--bits 5 is not a width of weights here: give 4 or 8"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(words: list[str], message: str) -> None:
+    code, _, err = nvila(*words)
+    assert code == 2
+    assert message in err
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_a_settled_model_says_nearly_the_same(head: bool) -> None:
+    model = NVILA.from_pretrained("nano")
+    quantize_model(model)
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    talk = [{"role": "user", "content": [Image(pixels), "What is there?"]}]
+    inputs = model.needed_processor()(talk)
+    with torch.inference_mode():
+        before = model(inputs).logits[0]
+        done = settle_model(model, head=head)
+        after = model(inputs).logits[0]
+    assert all(isinstance(model.get_submodule(each.name), SettledLinear) for each in done)
+    assert ("llm.lm_head" in [each.name for each in done]) == head
+    assert torch.nn.functional.cosine_similarity(before.flatten(), after.flatten(), dim=0) > 0.99
+    assert model.generate(talk, sampling=Sampling(max_new_tokens=3))
