@@ -4,8 +4,7 @@ A step takes its samples by number, so that a stopped run goes on with the very 
 on how many processes share it. The samples of a process are packed into rows of a fixed budget of tokens.
 """
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from itertools import count
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from nvila_train.data.budget import bins, join, too_long
 from nvila_train.data.conversations import ConversationDataset, Sample
 from nvila_train.data.reader import Making, Skipped, Skips
-from nvila_train.data.workers import in_order
+from nvila_train.data.workers import Part, PartsAhead
 from nvila_train.packing import pack
 from nvila_train.trainee import Trainee
 
@@ -57,29 +56,25 @@ class ConversationTask:
     ) -> None:
         self.model = trainee.model
         self.make = Making(dataset=data, prepare=Prepare(trainee.processor))
-        self.samples, self.workers = samples, workers
+        self.samples = samples
         self.budget = budget or self.model.context_length
         self.skips = Skips(limit=skip)
-        self._ahead: Iterator[list[tuple[str, ModelInputs] | Sample | Skipped]] = iter(())
-        self._expected: tuple[int, int, int] | None = None
+        self.parts = PartsAhead(self.make_part, workers=workers)
 
     def batch(self, step: int, rank: int, world: int) -> list[ModelInputs]:
         """The rows of one process, each the samples to be packed together."""
-        if self._expected != (step, rank, world):
-            make = partial(self.make_step, rank=rank, world=world)
-            self._ahead = in_order(make, count(step), workers=self.workers)
-        made = next(self._ahead)
-        self._expected = (step + 1, rank, world)
+        made = self.parts((step, rank, world))
         kept = [inputs for found in made if (inputs := self.usable(found)) is not None]
-        further = count((step + 1) * self.samples + rank, world)
+        further = count((step + 1) * self.samples + rank)
         while not kept:
             inputs = self.usable(self.make(next(further)))
             kept += [] if inputs is None else [inputs]
         rows = bins([self.length(inputs) for inputs in kept], self.budget)
         return [join([kept[place] for place in row]) for row in rows]
 
-    def make_step(self, step: int, *, rank: int, world: int) -> list[tuple[str, ModelInputs] | Sample | Skipped]:
-        """This process's samples of a step, each alone."""
+    def make_part(self, part: Part) -> list[tuple[str, ModelInputs] | Sample | Skipped]:
+        """The samples of a part of a batch, each alone."""
+        step, rank, world = part
         return [self.make(number) for number in range(step * self.samples + rank, (step + 1) * self.samples, world)]
 
     def usable(self, made: tuple[str, ModelInputs] | Sample | Skipped) -> ModelInputs | None:
