@@ -6,7 +6,8 @@ Three layers: ``ops`` (``torch.library``) -> ``functional`` -> ``modules``; on t
 
 from nvila_kernels.backends import available_backends, use_backend
 from nvila_kernels.calibrate import awq_scales, smooth_scales
-from nvila_kernels.functional import cast_fp8, w4a16_linear, w8a8_linear
+from nvila_kernels.delayed import DelayedScale
+from nvila_kernels.functional import cast_fp8, fp8_linear, w4a16_linear, w8a8_linear
 from nvila_kernels.modules import Int4Linear, Int8Linear
 from nvila_kernels.pack import pack_int4, unpack_int4
 from nvila_kernels.policy import W4A16, W8A8, QuantPolicy
@@ -15,12 +16,14 @@ from nvila_kernels.quantize import quantize_
 __all__ = [
     "W4A16",
     "W8A8",
+    "DelayedScale",
     "Int4Linear",
     "Int8Linear",
     "QuantPolicy",
     "available_backends",
     "awq_scales",
     "cast_fp8",
+    "fp8_linear",
     "pack_int4",
     "quantize_",
     "smooth_scales",

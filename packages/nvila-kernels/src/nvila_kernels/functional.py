@@ -121,3 +121,39 @@ def cast_fp8(
     if scale is None:
         scale = reference.fp8_scale(ops.fp8.amax(rows), dtype)
     return ops.fp8.cast_fp8(rows, scale, dtype).reshape(x.shape), scale
+
+
+def fp8_linear(
+    x: Tensor,
+    x_scale: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None = None,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Tensor:
+    """``(x @ weight.T) * x_scale * weight_scale + bias`` of float8 operands, summed in float32.
+
+    Args:
+        x: ``[..., k]``, float8 codes of :func:`cast_fp8`.
+        x_scale: float32 ``[1]``, or ``[..., 1]``, one a row.
+        weight: ``[n, k]``, float8 codes.
+        weight_scale: float32 ``[1]``, or one a row of the weight.
+        bias: ``[n]``.
+        dtype: of the result.
+
+    Returns: ``[..., n]`` of ``dtype``.
+    Raises: ValueError for other operands, or shapes that do not belong together.
+    """
+    for name, operand in (("x", x), ("the weight", weight)):
+        if operand.dtype not in FP8_MAX:
+            raise ValueError(f"{name} is {operand.dtype}, not float8: cast it with cast_fp8")
+    k, n = x.shape[-1], weight.shape[0]
+    if weight.shape[1] != k:
+        raise ValueError(f"x has {k} features, the weight has {weight.shape[1]}: pass operands of one width")
+    rows = x.reshape(-1, k)
+    for name, scale, length in (("x_scale", x_scale, rows.shape[0]), ("weight_scale", weight_scale, n)):
+        if scale.numel() not in (1, length):
+            raise ValueError(f"{name} holds {scale.numel()} scales: pass one for all or one for each of {length} rows")
+    out = ops.fp8.fp8_linear(rows, x_scale.reshape(-1), weight, weight_scale.reshape(-1), bias, dtype)
+    return out.reshape(*x.shape[:-1], n)

@@ -29,6 +29,7 @@ class Launch:
     constants: the values of the ``tl.constexpr`` arguments.
     warps, stages: of the block and of the software pipeline.
     fusion: whether a product and a sum may become one rounding.
+    registers: the most that a thread may use; NVIDIA only.
     """
 
     kernel: Any
@@ -38,6 +39,7 @@ class Launch:
     warps: int
     stages: int
     fusion: bool
+    registers: int | None = None
 
 
 def compile_ahead(launch: Launch, target: GPUTarget) -> Any:
@@ -52,6 +54,8 @@ def compile_ahead(launch: Launch, target: GPUTarget) -> Any:
     attributes = {(names.index(name),): [["tt.divisibility", ALIGNMENT]] for name in launch.aligned}
     source = ASTSource(launch.kernel, signature, constexprs=launch.constants, attrs=attributes)
     options = {"num_warps": launch.warps, "num_stages": launch.stages, "enable_fp_fusion": launch.fusion}
+    if launch.registers and target.backend == "cuda":
+        options["maxnreg"] = launch.registers
     return triton.compile(source, target=target, options=options)
 
 

@@ -4,6 +4,9 @@ The main loop is the piece between a backward branch and its target that holds t
 with the same number, the shortest. Needs the disassemblers that triton brings along.
 """
 
+# pyright: basic
+# Triton carries no usable types.
+
 import re
 import subprocess
 import tempfile

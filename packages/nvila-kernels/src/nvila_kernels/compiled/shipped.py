@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 import triton.language as tl
 
 from nvila_kernels.compiled.ahead import Launch
 from nvila_kernels.quantization import FP8_MAX, padded_features
 from nvila_kernels.triton import fp8, rows, w4a16
-from nvila_kernels.triton.configurations import ARCHITECTURES, DECODE_ROWS, FP8, INT4, INT8, Tile, row_options
+from nvila_kernels.triton.configurations import ARCHITECTURES, DECODE_ROWS, FP8, INT4, INT8, UNFUSED, Tile, row_options
 from nvila_kernels.triton.product import byte_product
 
 FLOATS = {"fp16": tl.float16, "bf16": tl.bfloat16}
+FLOAT8 = (("e4m3", "*fp8e4nv", FP8_MAX[torch.float8_e4m3fn]), ("e5m2", "*fp8e5", FP8_MAX[torch.float8_e5m2]))
 GROUPS = (128, 64, 32, 0)
 SIGLIP = (1152, 4304)
 """Features of SigLIP so400m: its width and that of its MLP."""
@@ -60,6 +62,7 @@ def launch_of(kernel: Any, types: dict[str, str], constants: dict[str, Any], opt
         warps=options["num_warps"],
         stages=options.get("num_stages", 3),
         fusion=options["enable_fp_fusion"],
+        registers=options.get("maxnreg"),
     )
 
 
@@ -141,9 +144,8 @@ def row_launches(features: int) -> Iterator[tuple[str, str, dict[str, str], Any,
     yield "gelu_quantize", "int8", types, rows.quantize_rows, constants | {"GELU": True}
     norm = types | {"weight": "*fp16", "bias": "*fp16", "epsilon": "fp32"}
     yield "layer_norm_quantize", "int8", norm, rows.layer_norm_quantize, constants
-    limits = dict(zip(("e4m3", "e5m2"), FP8_MAX.values(), strict=True))
-    for dtype, kind in (("e4m3", "*fp8e4nv"), ("e5m2", "*fp8e5")):
-        cast = {"LIMIT": limits[dtype], "BLOCK": block}
+    for dtype, kind, limit in FLOAT8:
+        cast = {"LIMIT": limit, "BLOCK": block}
         yield "cast_rows", dtype, types | {"codes": kind, "x": "*bf16"}, fp8.cast_rows, cast
 
 
@@ -166,6 +168,42 @@ def row_kernels(arch: int) -> Iterator[Shipped]:
             )
 
 
+def flat_launches() -> Iterator[tuple[str, str, dict[str, str], Any, dict[str, Any]]]:
+    """The kernels that take a tensor in blocks of any shape, in the form of ``row_launches``."""
+    counts = {"M": "i32", "K": "i32"}
+    static = {"x": "*fp16", "scale": "*fp32", "codes": "*i8"} | counts
+    yield "quantize_static", "int8", static, rows.quantize_static, {"PADDED": 4352, "ASM": True, "BLOCK": 1024}
+    sums = {"workspace": "*fp32", "bias": "*fp16", "out": "*fp16", "M": "i32", "N": "i32"}
+    yield "sum_splits", "fp16", sums, w4a16.sum_splits, {"BIAS": True, "SPLIT": 4, "BLOCK": 1024}
+    yield "amax", "bf16", {"x": "*bf16", "largest": "*fp32", "COUNT": "i32"}, fp8.block_amax, {"BLOCK": 4096}
+    for dtype, kind, limit in FLOAT8:
+        cast = {"x": "*bf16", "scale": "*fp32", "codes": kind} | counts
+        noted = {"LIMIT": limit, "BY_ROW": False, "AMAX": True, "BLOCK": 1024}
+        yield "cast", dtype, cast | {"largest": "*fp32"}, fp8.cast, noted
+        yield "cast_transposed", dtype, cast, fp8.cast_transposed, {"LIMIT": limit, "BLOCK": 64}
+
+
+def flat_kernels(arch: int) -> Iterator[Shipped]:
+    """Kernels that take a tensor in blocks, with triton's usual 4 warps."""
+    for name, dtype, types, kernel, constants in flat_launches():
+        if dtype in ("e4m3", "e5m2") and arch not in FP8:
+            continue
+        elements = constants["BLOCK"] ** (2 if name == "cast_transposed" else 1)
+        yield Shipped(
+            kernel=name,
+            phase="rows",
+            dtype=dtype,
+            arch=arch,
+            config=f"blocks of {constants['BLOCK']}",
+            launch=launch_of(kernel, types, constants, UNFUSED | {"num_warps": 4}),
+            unit="instructions_per_element",
+            work=elements // 128,
+        )
+
+
+FAMILIES = (int4, products, row_kernels, flat_kernels)
+
+
 def shipped(architectures: tuple[int, ...] = ARCHITECTURES) -> list[Shipped]:
     """All variants for these architectures."""
-    return [case for arch in architectures for family in (int4, products, row_kernels) for case in family(arch)]
+    return [case for arch in architectures for family in FAMILIES for case in family(arch)]

@@ -32,6 +32,8 @@ class Tile:
     block_k: input features an iteration (of 8 bits; the 4-bit kernels take a block of 128).
     warps, stages: of the block and of the software pipeline.
     halves: two products of half the columns each instead of one.
+    registers: the most that a thread may use. Where nothing is said, the assembler would rather spill a few than take
+        more than 128.
     """
 
     block_m: int
@@ -40,15 +42,17 @@ class Tile:
     warps: int
     stages: int
     halves: bool = False
+    registers: int | None = None
 
-    def options(self, *, fusion: bool) -> dict[str, Any]:
+    def options(self, *, fusion: bool, nvidia: bool = True) -> dict[str, Any]:
         """What a launch tells the compiler; ``fusion`` lets a product and a sum become one rounding."""
-        return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": fusion}
+        options = {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": fusion}
+        return options | {"maxnreg": self.registers} if self.registers and nvidia else options
 
 
 _DECODE = {
-    8: Tile(block_m=8, block_n=128, warps=2, stages=4),
-    16: Tile(block_m=16, block_n=128, warps=2, stages=4),
+    8: Tile(block_m=8, block_n=128, warps=2, stages=4, registers=255),
+    16: Tile(block_m=16, block_n=128, warps=2, stages=4, registers=255),
 }
 _SMALL = {**_DECODE, 32: Tile(block_m=32, block_n=128, warps=4, stages=3)}
 _MIDDLE = {**_SMALL, MANY: Tile(block_m=64, block_n=128, warps=4, stages=3)}
@@ -78,6 +82,10 @@ FP8: dict[int, dict[int, Tile]] = {89: _WARP_PRODUCTS, 90: _GROUP_FP8, 100: _GRO
 """Scaled float8 products, on the architectures that have them."""
 
 
+UNFUSED: dict[str, Any] = {"enable_fp_fusion": False}
+"""Options of a kernel without a tile: every product and sum rounds by itself, as in the reference."""
+
+
 def nearest(architecture: int) -> int:
     """The newest architecture of the tables that is not newer than ``architecture``.
 
@@ -97,7 +105,7 @@ def tile_of(table: dict[int, dict[int, Tile]], architecture: int, rows: int) -> 
 
 def row_options(block: int) -> dict[str, Any]:
     """The options of a kernel that holds a row of ``block`` features: 16 of them a thread, and no fused rounding."""
-    return {"num_warps": min(max(block // 512, 1), 16), "enable_fp_fusion": False}
+    return UNFUSED | {"num_warps": min(max(block // 512, 1), 16)}
 
 
 def splits(architecture: int, columns: int, blocks: int) -> int:

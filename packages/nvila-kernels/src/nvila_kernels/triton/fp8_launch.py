@@ -12,8 +12,8 @@ from nvila_kernels.pack import BLOCK
 from nvila_kernels.quantization import FP8_MAX
 from nvila_kernels.triton import fp8
 from nvila_kernels.triton.architecture import architecture
-from nvila_kernels.triton.configurations import FP8, row_options, tile_of
-from nvila_kernels.triton.w8a8_launch import UNFUSED, WIDEST_ROW, product
+from nvila_kernels.triton.configurations import FP8, UNFUSED, row_options, tile_of
+from nvila_kernels.triton.w8a8_launch import WIDEST_ROW, product
 
 FIRST_ARCHITECTURE = 89
 ELEMENTS = 1024

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from nvila_kernels.pack import BLOCK
 from nvila_kernels.triton import w4a16
 from nvila_kernels.triton.architecture import architecture, assembly
-from nvila_kernels.triton.configurations import DECODE_ROWS, INT4, splits, tile_of
+from nvila_kernels.triton.configurations import DECODE_ROWS, INT4, UNFUSED, splits, tile_of
 
 TRITON_TYPE = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
@@ -52,17 +52,17 @@ def w4a16_linear(
     if rows > DECODE_ROWS:
         w4a16.prefill[(tiles_n, triton.cdiv(rows, tile.block_m))](
             x, packed, scale_zero, shift, out, rows, columns, blocks, x.stride(0), **constants,
-            **tile.options(fusion=True),
+            **tile.options(fusion=True, nvidia=assembly()),
         )  # fmt: skip
         return out
     split = splits(device, tiles_n, blocks)
     target = out if split == 1 else x.new_empty((split, rows, columns), dtype=torch.float32)
     w4a16.decode[(tiles_n, split, 1)](
         x, packed, scale_zero, shift, target, rows, columns, blocks, x.stride(0), **constants, SPLIT=split,
-        **tile.options(fusion=True),
+        **tile.options(fusion=True, nvidia=assembly()),
     )  # fmt: skip
     if split > 1:
         w4a16.sum_splits[(triton.cdiv(out.numel(), 1024),)](
-            target, shift, out, rows, columns, BIAS=bias is not None, SPLIT=split, BLOCK=1024
+            target, shift, out, rows, columns, BIAS=bias is not None, SPLIT=split, BLOCK=1024, **UNFUSED
         )
     return out

@@ -9,11 +9,8 @@ from torch import Tensor
 from nvila_kernels.quantization import padded_features
 from nvila_kernels.triton import rows
 from nvila_kernels.triton.architecture import architecture, assembly
-from nvila_kernels.triton.configurations import INT8, Tile, row_options, tile_of
+from nvila_kernels.triton.configurations import INT8, UNFUSED, Tile, row_options, tile_of
 from nvila_kernels.triton.product import byte_product
-
-UNFUSED = {"enable_fp_fusion": False}
-"""Every product and sum rounds by itself, as in the reference."""
 
 WIDEST_ROW = 65536
 """Features that one program can hold in registers."""
