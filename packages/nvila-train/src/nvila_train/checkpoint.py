@@ -108,8 +108,9 @@ class Saver:
                 shutil.rmtree(path, ignore_errors=True)
             whole = newest(self.folder)
             kept = f"the state of step {int(whole.name)} is whole" if whole else "there is no earlier state"
+            free = shutil.disk_usage(self.folder).free / 1e9  # torch's writer seldom says that a disk is full
             raise CheckpointError(
-                f"cannot write the state of step {step} to {path} ({cause(error)}); {kept}: "
+                f"cannot write the state of step {step} to {path} ({cause(error)}; {free:.1f} GB are free); {kept}: "
                 "make room or choose another --out, then go on with --resume"
             ) from None
         if distributed.rank() == 0:
