@@ -6,6 +6,7 @@ from nvila_model.checkpoint.names import published_names, split
 from nvila_model.fusion import IGNORE
 from nvila_model.llava import read_llava
 from nvila_model.loss import token_losses
+from nvila_train.data import bins, join
 from nvila_train.delta_loss.answers import log_probabilities
 from nvila_train.packing import pack
 
@@ -99,6 +100,30 @@ def test_packed(golden_case, batch):
     hidden = model.llm(packed.embeds, positions=packed.positions, mask=packed.mask)
     loss = model.label_losses(hidden, packed.labels).mean()
     assert loss.item() == pytest.approx(facts["packed"]["loss"], rel=1e-5)
+
+
+@torch.no_grad()
+def test_packed_in_budgets(golden_case, batch):
+    """Processed one by one, packed into rows of a budget: the loss that the reference has in one row."""
+    model, _, length = batch
+    facts = golden_case.facts
+    if length is not None:
+        pytest.skip("packing cuts nothing: a sample beyond the budget is left out instead")
+    conversations = [read_llava(record, folder=golden_case.root) for record in facts["instances"]]
+    alone = [model.processor.for_training(conversation) for conversation in conversations]
+    lengths = [sum(inputs.token_counts(model.image_tokens, model.video_tokens)) for inputs in alone]
+    assert lengths == facts["packed"]["seqlens"]
+    for budget in (max(lengths), sum(sorted(lengths)[:2]), sum(lengths)):
+        rows = bins(lengths, max(budget, max(lengths)))
+        found = {}
+        for row in rows:
+            packed = pack(model.embed(join([alone[place] for place in row]), side="right"))
+            hidden = model.llm(packed.embeds, positions=packed.positions, mask=packed.mask)
+            losses = model.label_losses(hidden, packed.labels)
+            tokens = [facts["per_sample_tokens"][place] for place in row]
+            found |= dict(zip(row, losses.split(tokens), strict=True))
+        mean = torch.cat([found[place] for place in range(len(alone))]).mean()
+        assert mean.item() == pytest.approx(facts["packed"]["loss"], rel=1e-5)
 
 
 def plain(name: str) -> str:
