@@ -64,7 +64,9 @@ class Linear8(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, rounding: Rounding, dtype: torch.dtype) -> Tensor:
         small = rounding("x", x)
-        kept = (small.values, small.scale) if rounding.precision.store else (x, None)
+        kept: tuple[Tensor | None, Tensor | None] = (None, None)
+        if ctx.needs_input_grad[1]:  # a frozen weight, as under an adapter, needs no x
+            kept = (small.values, small.scale) if rounding.precision.store else (x, None)
         ctx.save_for_backward(*kept, weight)
         ctx.rounding, ctx.dtype, ctx.given = rounding, dtype, x.dtype
         return product(small, rounding("weight", weight), dtype)
