@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the page to write")
     options = parser.parse_args()
     if options.quick:
-        options.samples, options.epochs, options.seeds, options.count, options.out = 40, 1, 1, 1, None
+        options.samples, options.epochs, options.seeds, options.count, options.out = 16, 1, 1, 1, None
     torch.set_num_threads(1)
     began = time.monotonic()
     nano = NVILA.from_pretrained("nano")
@@ -174,7 +174,7 @@ def main() -> None:
             faults[key].append(100 * float(np.mean(np.array(pool.wrong)[places])))
             print(seed, key, f"{results[key][-1]:.1f} % after {time.monotonic() - began:.0f} s", flush=True)
     for key, values in results.items():
-        keep, method = ("100 %", "all") if key == "all" else (f"{key[0]:.0%}", key[1])
+        keep, method = ("100 %", "all") if key == "all" else (f"{100 * key[0]:.0f} %", key[1])
         lines.append(f"| {keep} | {method} | {statistics.mean(faults[key]):.1f} % | {shown(values)} % |")
     print("\n".join(lines))
     if options.out:
