@@ -7,8 +7,8 @@ drawn scenes as files: PNG pictures, MP4 clips, and scenes written out as text. 
 sample of its own, as in most question-answering sets, so ``--questions`` samples share a picture; ``--questions 1``
 shows what is left where none do. The plain loop takes each sample through ``Processor.for_training`` and
 ``NVILA.loss`` for each model. Times are of the processor, in turns, the best of the rounds; the greatest difference
-of a score is printed beside them. Two minutes on one free core. Expect twice the loop's rate or more with shared
-pictures, and somewhat less without: the vision tower then does the same work in both.
+of a score is printed beside them. Expect about twice the rate for texts and two and a half times for pictures that
+three samples share; where none is shared the vision tower does the same work in both, and the gain is smaller.
 """
 
 import argparse
