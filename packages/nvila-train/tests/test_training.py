@@ -1,6 +1,7 @@
 """The recipe runner on a model of a few thousand parameters: freezing, resuming, schedules, objectives, evaluation."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -233,14 +234,27 @@ def test_the_shipped_nano_is_whole():
         (("charts = 1", "graphs = 1"), r"choose from shapes, documents, charts, clips"),
         (('name = "written"', 'name = "patches"'), r"stage 'patches' is there twice"),
         (("[model]", "[model"), r"is not TOML"),
+        (("samples = 4", "samples = 4\naccumulate = 0"), r"stage\.0\.accumulate"),
+        (("samples = 4", "samples = 4\nmuon = { llm = 1e-3 }"), r"stage 'patches': Muon needs whole matrices"),
         (("steps = 2", "steps = 0"), r"stage\.0\.steps"),
     ],
 )
 def test_a_faulty_recipe_is_refused_by_field(tmp_path: Path, change: tuple[str, str], said: str):
     path = tmp_path / "recipe.toml"
-    path.write_text((TINY + "".join(STAGES)).replace(*change, 1))
+    head = 'parallel = "fsdp"\n' if "muon" in change[1] else ""
+    path.write_text(head + (TINY + "".join(STAGES)).replace(*change, 1))
     with pytest.raises(RecipeError, match=said):
         Recipe.read(path)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(finished: Path, tmp_path: Path):
+    recipe = Recipe.read(finished / "recipe.toml")
+    stages = tuple(entry.model_copy(update={"accumulate": 5}) for entry in recipe.stage)
+    shutil.copytree(finished / "tokenizer", tmp_path / "tokenizer")
+    with pytest.raises(
+        RecipeError, match="4 samples a step cannot be shared by 1 processes x 5 parts: raise samples to 5"
+    ):
+        run(recipe.model_copy(update={"stage": stages}), tmp_path)
 
 
 def test_a_recipe_that_is_not_there(tmp_path: Path):

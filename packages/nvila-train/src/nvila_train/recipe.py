@@ -225,6 +225,15 @@ class Recipe(Strict):
         return value
 
     @model_validator(mode="after")
+    def cut_without_muon(self) -> "Recipe":
+        stage = next((stage for stage in self.stage if stage.muon), None)
+        if self.parallel == "fsdp" and stage is not None:
+            raise ValueError(
+                f"stage {stage.name!r}: Muon needs whole matrices, fsdp cuts them: leave muon out, or use ddp"
+            )
+        return self
+
+    @model_validator(mode="after")
     def begun_or_new(self) -> "Recipe":
         sizes = {"model": self.model, "vision": self.vision, "llm": self.llm}
         given = [name for name, size in sizes.items() if size is not None]
