@@ -100,8 +100,9 @@ def estimate_step(
         recompute: what the blocks of both towers compute again.
         dtype: of the weights, except those in 4 bits.
     """
+    model = outline(config)
     with FakeTensorMode():
-        model = pretend(config, dtype)
+        filled(model, dtype)
         packed = [layer.weight for layer in model.llm.layers.modules() if isinstance(layer, nn.Linear)]
         if "lora" in (vision, llm) or llm == "qlora":
             # 4-bit layers keep nothing else for the backward pass than plain ones, so those stand for them
@@ -112,9 +113,8 @@ def estimate_step(
     return four_bits(cost, packed) if llm == "qlora" else cost
 
 
-def pretend(config: NVILAConfig, dtype: torch.dtype) -> NVILA:
-    """The model with fake weights; call it in a ``FakeTensorMode``."""
-    model = outline(config)
+def filled(model: NVILA, dtype: torch.dtype) -> NVILA:
+    """An outline with weights of no particular value; in a ``FakeTensorMode`` they take no memory."""
     for name, parameter in list(model.named_parameters()):
         replace(model, name, torch.empty(parameter.shape, dtype=dtype))
     return model
