@@ -60,7 +60,7 @@ def quantized(tower: VisionTower, calibration: Tensor) -> VisionTower:
     return other
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
@@ -79,7 +79,8 @@ def main() -> None:
     for _ in range(options.repeats):
         for name, model in (("float32", tower), ("W8A8", eight)):
             started = perf_counter()
-            features[name] = model(pixels)
+            with torch.inference_mode():
+                features[name] = model(pixels)
             best[name] = min(best[name], perf_counter() - started)
     cosine = F.cosine_similarity(features["float32"], features["W8A8"], dim=-1)
     print(f"{options.layers} layers, {options.tiles} tiles, {options.threads} threads, load {os.getloadavg()[0]:.1f}")

@@ -1,9 +1,11 @@
 """A small model that needs nothing but this repository: drawn tokenizer, random weights."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from nvila_kernels.cpu.cache import FOLDER
 from nvila_model import NVILA, NVILAConfig
 from nvila_model.assemble import assemble
 from nvila_model.tokenizer import Tokenizer
@@ -61,3 +63,15 @@ def make_model() -> Callable[..., NVILA]:
         return model
 
     return make
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("measured")
+
+
+@pytest.fixture(autouse=True)
+def measurements_of_kernels(measured: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Timings of kernels are shared by the tests, and the user's own are neither read nor written."""
+    monkeypatch.setenv(FOLDER, str(measured))
+    return measured / "cpu.json"

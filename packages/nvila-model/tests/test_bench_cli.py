@@ -15,23 +15,14 @@ from nvila_model.settled import settle_model
 from typer.testing import CliRunner
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("measured")
-
-
-@pytest.fixture(autouse=True)
-def cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(FOLDER, str(folder))
-    return folder / "cpu.json"
-
-
 def nvila(*words: str) -> tuple[int, str, str]:
     result = CliRunner().invoke(app, ["bench", *words])
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_every_candidate_is_shown_and_kept(cache: Path) -> None:
+def test_every_candidate_is_shown_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "cpu.json"
+    monkeypatch.setenv(FOLDER, str(tmp_path))
     code, out, _ = nvila("--backends", "--shape", "1x128x32", "--shape", "40x128x32", "--json")
     assert code == 0
     told = json.loads(out)

@@ -46,7 +46,8 @@ def choose(
     Args:
         shape: of the layer; its rows do not matter.
         found: for each phase that the layer will see, what was measured.
-        memory: packed weights may take so many times the layer's own bytes; ``math.inf`` for any number.
+        memory: packed weights may take so many times the layer's own bytes; ``math.inf`` for any number. Where nothing
+            is that small, the smallest is taken.
         int8_activations: whether a 4-bit layer may round activations to 8 bits; those with 8-bit codes always do.
 
     Raises: ValueError if no kernel is left.
@@ -62,10 +63,10 @@ def choose(
         Choice(kernels=dict(zip(phases, names, strict=True)), bytes=packed_bytes(names, kernels, shape))
         for names in product(*usable)
     ]
-    limit = memory * layer_bytes(shape)
+    if not priced:
+        raise ValueError(nothing_left(shape, found))
+    limit = max(memory * layer_bytes(shape), min(each.bytes for each in priced))
     fitting = [each for each in priced if each.bytes <= limit]
-    if not fitting:
-        raise ValueError(nothing_left(shape, priced, found, memory))
     return min(fitting, key=lambda each: (seconds(each, found), each.bytes))
 
 
@@ -83,12 +84,7 @@ def seconds(choice: Choice, found: Mapping[Phase, Mapping[str, Measurement]]) ->
     return sum(CALLS[phase] * (found[phase][name].seconds or math.inf) for phase, name in choice.kernels.items())
 
 
-def nothing_left(
-    shape: Shape, priced: Sequence[Choice], found: Mapping[Phase, Mapping[str, Measurement]], memory: float
-) -> str:
-    if priced:
-        least = min(each.bytes for each in priced) / layer_bytes(shape)
-        return f"no kernel packs {shape} into {memory:g} times its bytes, the smallest takes {least:.2f}: raise memory"
+def nothing_left(shape: Shape, found: Mapping[Phase, Mapping[str, Measurement]]) -> str:
     reasons = {f"{name}: {each.refused}" for phase in found.values() for name, each in phase.items() if each.refused}
     return (
         f"no kernel can multiply {shape} here ({'; '.join(sorted(reasons))}): allow int8 activations, or use the "

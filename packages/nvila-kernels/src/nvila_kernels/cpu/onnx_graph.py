@@ -31,7 +31,6 @@ def missing() -> str | None:
 def runtime() -> Any:
     """The package, its shared threads set up."""
     found: Any = importlib.import_module("onnxruntime")
-    found.set_default_logger_severity(3)
     if hasattr(found, "set_global_thread_pool_sizes"):
         found.set_global_thread_pool_sizes(torch.get_num_threads(), 1)
     return found

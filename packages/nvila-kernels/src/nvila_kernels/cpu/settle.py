@@ -97,7 +97,8 @@ def settle_(
     Args:
         module: on the CPU, holding quantized layers.
         phases: what it will be used for: ``"decode"`` (at most 16 rows at a time), ``"prefill"`` (more), or both.
-        memory: packed weights may take so many times the layer's own bytes; ``math.inf`` for any number.
+        memory: packed weights may take so many times the layer's own bytes; ``math.inf`` for any number. Where nothing
+            is that small, the smallest is taken.
         int8_activations: whether 4-bit layers may round activations to 8 bits, which is what the fastest do.
 
     Returns: the kernels of each layer.

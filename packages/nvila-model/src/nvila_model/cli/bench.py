@@ -129,4 +129,4 @@ def show(rows: list[dict[str, Any]], below: str) -> None:
         console = Console(width=200)
     console.print(table)
     console.print(below, highlight=False)
-    console.print("Memory is that of the packed weight over the layer's own; more than 1.2 is not chosen.")
+    console.print("Memory is that of the packed weight over the layer's own; above 1.2 only where nothing is smaller.")

@@ -118,7 +118,10 @@ class Source:
         with watch.stage("fetch"):  # the hub shows progress of its own
             folder = self._fetch()
         with watch.stage("load", f"loading {self.name}"):
-            return self._load(folder)
+            model = self._load(folder)
+        with watch.stage("load", "choosing kernels"):
+            settle(model)
+        return model
 
     def _fetch(self) -> Path:
         from huggingface_hub.utils import disable_progress_bars
@@ -153,6 +156,16 @@ class Source:
             if type(error).__module__.startswith("nvila_"):
                 raise
             raise CheckpointError(f"{self.name}: {error}") from None
+
+
+def settle(model: NVILA) -> None:
+    """Give the quantized layers of a model that runs on a processor to the kernels that are fastest there."""
+    from nvila_model.checkpoint.quantized import quantized_layers
+
+    if model.device.type == "cpu" and quantized_layers(model):
+        from nvila_model.settled import settle_model
+
+        settle_model(model)
 
 
 def available(name: str) -> torch.device:
