@@ -1,8 +1,8 @@
 """Faces to draw with, and a cache of their rasterised characters.
 
-Eight families serve for training, three others (one of them a serif) only for tests, so that a test measures reading and
-not the memory of a typeface. Most files come from font packages and are found without importing those packages, whose
-modules need the retired ``pkg_resources``; ``pymupdf_fonts`` keeps each of its faces in a module instead.
+Eight families serve for training, three others (one of them a serif) only for tests, so that a test measures reading
+and not the memory of a typeface. Most files come from font packages and are found without importing those packages,
+whose modules need the retired ``pkg_resources``; ``pymupdf_fonts`` keeps each of its faces in a module instead.
 """
 
 import io
