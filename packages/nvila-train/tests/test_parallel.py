@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import runpy
-import shutil
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -15,50 +14,6 @@ from nvila_train.checkpoint import newest
 from nvila_train.optim import rate_factor
 
 WORKER = Path(__file__).parent / "processes" / "tiny.py"
-WHOLE = Path(__file__).parent / "processes" / "recipe.py"
-
-RECIPE = """
-name = "tiny"
-seed = 3
-save_every = 2
-log_every = 1
-parallel = "none"
-[model]
-scales = [32, 64, 96]
-max_tiles = 9
-projector = "mlp_downsample"
-frames = 4
-pool = [2, 1, 1]
-[vision]
-tile = 32
-patch = 8
-width = 16
-layers = 1
-heads = 2
-mlp_width = 24
-[llm]
-vocabulary = 300
-width = 16
-layers = 2
-heads = 2
-kv_heads = 1
-mlp_width = 24
-context = 512
-[[stage]]
-name = "written"
-objective = "written"
-rates = { llm = 1e-2, written = 1e-2 }
-steps = 5
-samples = 8
-mix = { shapes = 1, clips = 1 }
-[[stage]]
-name = "answers"
-objective = "answers"
-rates = { vision = 1e-3, projector = 1e-2, llm = 1e-2 }
-steps = 5
-samples = 8
-mix = { shapes = 1, clips = 1 }
-"""
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +22,7 @@ def tiny() -> Any:
     return SimpleNamespace(**runpy.run_path(str(WORKER)))
 
 
-def start(folder: Path, *, world: int = 1, script: Path = WORKER, **settings: Any) -> list[int | None]:
+def start(folder: Path, *, world: int = 1, **settings: Any) -> list[int | None]:
     """Run the processes of a run; how each of them ended."""
     context = multiprocessing.get_context("forkserver")  # imports once, for all processes of all tests
     context.set_forkserver_preload(["nvila_train.loop", "torch.distributed.fsdp"])
@@ -76,7 +31,7 @@ def start(folder: Path, *, world: int = 1, script: Path = WORKER, **settings: An
         context.Process(
             target=runpy.run_path,
             args=(
-                str(script),
+                str(WORKER),
                 {"SETTINGS": {"folder": str(folder), "rank": rank, "world": world, **settings}},
                 "__main__",
             ),
@@ -183,46 +138,3 @@ def test_a_lost_process_ends_the_others_with_a_word(tmp_path: Path):
     assert int(state.name) in (2, 4)
     assert start(folder, world=2, save_every=2) == [0, 0]
     assert len(losses(folder)) == 6
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the recipe by one process."""
-    folder = tmp_path_factory.mktemp("whole")
-    (folder / "recipe.toml").write_text(RECIPE)
-    assert start(folder / "run", script=WHOLE, recipe=str(folder / "recipe.toml")) == [0]
-    return folder / "run"
-
-
-def again(whole: Path, folder: Path, *changes: tuple[str, str], **settings: Any) -> list[int | None]:
-    """The same recipe with changes, on the same words."""
-    text = RECIPE
-    for change in changes:
-        assert change[0] in text
-        text = text.replace(*change)
-    (folder.parent / "recipe.toml").write_text(text)
-    shutil.copytree(whole / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
-    return start(folder, script=WHOLE, recipe=str(folder.parent / "recipe.toml"), **settings)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("world", "kind", "accumulate"), [(2, "none", 1), (2, "ddp", 2), (2, "fsdp", 2), (4, "fsdp", 1), (1, "none", 4)]
-)
-def test_a_whole_recipe_learns_the_same_however_it_is_spread(
-    whole: Path, tmp_path: Path, world: int, kind: str, accumulate: int
-):
-    """Pictures and clips, one row or several: language model and vision tower, cut and put together again."""
-    spread = ('parallel = "none"', f'parallel = "{kind}"'), ("samples = 8", f"samples = 8\naccumulate = {accumulate}")
-    assert again(whole, tmp_path / "run", *spread, world=world) == [0] * world
-    for stage in ("1-written", "2-answers"):
-        assert losses(tmp_path / "run" / stage) == pytest.approx(losses(whole / stage), abs=2e-4)
-
-
-@pytest.mark.slow
-def test_a_killed_recipe_goes_on_as_if_nothing_had_been(whole: Path, tmp_path: Path):
-    stage, step = Random().choice(("written", "answers")), Random().randrange(1, 5)
-    assert again(whole, tmp_path / "run", ends=(stage, step)) == [-9], (stage, step)
-    assert again(whole, tmp_path / "run") == [0], (stage, step)
-    for folder in ("1-written", "2-answers"):
-        assert losses(tmp_path / "run" / folder) == losses(whole / folder), (stage, step)

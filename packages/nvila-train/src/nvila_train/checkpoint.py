@@ -21,9 +21,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from nvila_train import distributed
 from nvila_train.optim import Optimizers
@@ -63,7 +65,7 @@ class Saver:
         self.folder = folder
         self._stack = ExitStack()
         self._pending: tuple[int, Future[Any]] | None = None
-        self._group: dist.ProcessGroup | None = None
+        self._group: Any = None
 
     def __enter__(self) -> "Saver":
         self._stack.enter_context(distributed.group())
@@ -90,8 +92,8 @@ class Saver:
             "average": dict(average or {}),
             "progress": json.dumps(asdict(progress)),
         }
-        writer = dcp.FileSystemWriter(self.folder / "state" / f"{progress.step:08d}")
-        written = dcp.async_save(state, storage_writer=writer, process_group=self._group)
+        writer = FileSystemWriter(self.folder / "state" / f"{progress.step:08d}")
+        written = async_save(state, storage_writer=writer, process_group=self._group)
         assert isinstance(written, Future)
         self._pending = progress.step, written
 
@@ -183,7 +185,7 @@ def read(path: Path, state: dict[str, Any]) -> None:
     """Read the named parts of a state, tensors in place. Raises: CheckpointError."""
     try:
         with distributed.group():
-            dcp.load(state, checkpoint_id=path)
+            load(state, checkpoint_id=path)
     except (CheckpointException, OSError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({cause(error)}): use the recipe it was made with, or remove it to begin anew"
@@ -223,7 +225,7 @@ def has(path: Path, prefix: str) -> bool:
 
 def entries(path: Path) -> dict[str, Any]:
     """Names of all entries of a state, with their shapes and dtypes."""
-    return dict(dcp.FileSystemReader(path).read_metadata().state_dict_metadata)
+    return dict(FileSystemReader(path).read_metadata().state_dict_metadata)
 
 
 def cause(error: BaseException) -> str:

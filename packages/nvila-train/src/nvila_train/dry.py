@@ -47,7 +47,7 @@ def dry_run(recipe: Recipe) -> Iterator[DryStage]:
     trainee = outlined(recipe)
     for stage in recipe.stage:
         trainee.zero_grad()
-        groups = param_groups(trainee, dict(stage.rates), dict(stage.muon))
+        groups = param_groups(trainee, stage.rates, stage.muon)  # pyright: ignore[reportArgumentType]
         optimizer = Optimizers(groups)
         plan = largest(trainee)
         length = stage.budget or trainee.model.context_length

@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -41,8 +42,7 @@ class Meter:
 
     def __enter__(self) -> "Meter":
         self._hooks = [
-            module.register_forward_pre_hook(lambda _, given, name=name: self._count(name, given[0]))
-            for name, module in self.parts.items()
+            module.register_forward_pre_hook(partial(self._count, name)) for name, module in self.parts.items()
         ]
         self._since = time.monotonic()
         return self
@@ -51,7 +51,8 @@ class Meter:
         for hook in self._hooks:
             hook.remove()
 
-    def _count(self, name: str, given: Tensor) -> None:
+    def _count(self, name: str, _: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        given = arguments[0]
         self.positions[name] += given.shape[0] * (self.tile if given.ndim == 4 else given.shape[1])
 
     def read(self) -> dict[str, float]:

@@ -174,7 +174,8 @@ class Stepper:
     def __init__(self, task: Task, loss: nn.Module, *, accumulate: int, summed: bool, precision: PrecisionName) -> None:
         self.task, self.loss = task, loss
         self.parts = Parts(accumulate=accumulate)
-        self.summed, self.precision = summed, precision
+        self.summed = summed
+        self.precision: PrecisionName = precision
 
     def gradients(self, step: int, parameters: Sequence[nn.Parameter]) -> dict[str, float]:
         """Leave the gradient of the step's mean loss in the parameters; returns the sums over the batch's labels."""

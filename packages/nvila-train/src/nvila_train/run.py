@@ -63,7 +63,7 @@ def run(
         train(
             task_of(stage, trainee, seed=recipe.seed * 1000 + number),
             trainee,
-            groups=param_groups(trainee, stage.rates, stage.muon),
+            groups=param_groups(trainee, stage.rates, stage.muon),  # pyright: ignore[reportArgumentType]
             steps=stage.steps,
             folder=folder,
             spread=spread_of(recipe, stage, trainee),
