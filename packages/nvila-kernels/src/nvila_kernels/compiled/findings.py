@@ -21,7 +21,8 @@ WAITING_LOADS = ("LDG", "LD")
 TENSOR_MEMORY = 100
 """The architecture whose sums live in tensor memory; its instructions do not name their type."""
 
-_TENSOR_SUM = re.compile(r"tc_gen5_mma .*?!ttg\.memdesc<[0-9x]+x(f16|f32|i32), #tmem")
+# The third operand is the sum; the first, dequantized weights, may lie in tensor memory too.
+_TENSOR_SUM = re.compile(r"tc_gen5_mma .*?(?:!ttg\.memdesc<[^>]*>, ){2}!ttg\.memdesc<[0-9x]+x(f16|f32|i32), #tmem")
 
 
 @dataclass(frozen=True, kw_only=True)
