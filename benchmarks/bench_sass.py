@@ -27,8 +27,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import triton
-from nvila_kernels.compiled.findings import Finding, examine
-from nvila_kernels.compiled.shipped import shipped
+from nvila_kernels.triton.compiled.findings import Finding, examine
+from nvila_kernels.triton.compiled.shipped import shipped
 from nvila_kernels.triton.configurations import ARCHITECTURES
 
 GOLDEN = Path(__file__).parent / "golden_sass.json"

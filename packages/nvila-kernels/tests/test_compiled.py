@@ -14,10 +14,10 @@ import pytest
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed on this platform", allow_module_level=True)
 
-from nvila_kernels.compiled.ahead import amd, compile_ahead
-from nvila_kernels.compiled.cubin import Cubin, macs, parse
-from nvila_kernels.compiled.findings import examine, faults
-from nvila_kernels.compiled.shipped import Shipped, int4_launch, product_launch, shipped
+from nvila_kernels.triton.compiled.ahead import amd, compile_ahead
+from nvila_kernels.triton.compiled.cubin import Cubin, macs, parse
+from nvila_kernels.triton.compiled.findings import examine, faults
+from nvila_kernels.triton.compiled.shipped import Shipped, int4_launch, product_launch, shipped
 from nvila_kernels.triton.configurations import ARCHITECTURES, INT4, INT8
 
 LISTING = """
@@ -132,8 +132,8 @@ def test_amd_compiles_through_the_twin(architecture: str, family: str) -> None:
 
 def test_an_interpreting_process_cannot_compile() -> None:
     program = (
-        "from nvila_kernels.compiled.ahead import compile_ahead, nvidia\n"
-        "from nvila_kernels.compiled.shipped import shipped\n"
+        "from nvila_kernels.triton.compiled.ahead import compile_ahead, nvidia\n"
+        "from nvila_kernels.triton.compiled.shipped import shipped\n"
         "compile_ahead(shipped((89,))[0].launch, nvidia(89))\n"
     )
     run = subprocess.run(

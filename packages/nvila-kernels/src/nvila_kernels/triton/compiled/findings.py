@@ -11,9 +11,9 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nvila_kernels.compiled.ahead import compile_ahead, nvidia
-from nvila_kernels.compiled.cubin import Cubin, macs, read_cubin
-from nvila_kernels.compiled.shipped import Shipped
+from nvila_kernels.triton.compiled.ahead import compile_ahead, nvidia
+from nvila_kernels.triton.compiled.cubin import Cubin, macs, read_cubin
+from nvila_kernels.triton.compiled.shipped import Shipped
 from nvila_kernels.triton.configurations import SHARED_LIMIT
 
 CONVERSIONS = ("I2F", "I2FP", "I2F2", "I2HFP")
