@@ -134,3 +134,9 @@ def test_a_package_is_whole(name: str):
     dependencies = text.split("dependencies = [")[1].split("]\n")[0]
     lines = [line for line in dependencies.splitlines() if line.strip().startswith('"')]
     assert all("#" in line for line in lines), "each floor has its reason"
+
+
+def test_every_package_is_type_checked():
+    """A pattern that matches nothing would pass in silence, so the folders are named."""
+    checked = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["basedpyright"]["include"]
+    assert {ROOT / folder for folder in checked} == {folder / "src" for folder in PACKAGES.values()}

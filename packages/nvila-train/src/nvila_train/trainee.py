@@ -12,7 +12,9 @@ from nvila_model.assemble import assemble
 from nvila_model.config import NVILAConfig
 from nvila_model.nvila import NVILA
 from nvila_model.processor import Processor
+from nvila_model.qwen2 import Block
 from nvila_model.tokenizer import Tokenizer
+from nvila_model.vision import VisionTower
 from nvila_tiling import DynamicS2
 from torch import nn
 
@@ -32,19 +34,27 @@ class Trainee(nn.Module):
         scaffolding: False for a model that has learnt to see and to speak, and needs none.
     """
 
+    patches: PatchHeads
+    written: WrittenScene
+
     def __init__(self, model: NVILA, *, scaffolding: bool = True) -> None:
         super().__init__()
         self.model = model
-        if not scaffolding:
-            self.patches, self.written = nn.Identity(), nn.Identity()
+        if not scaffolding:  # the parts are there, so that every stage finds them, and hold nothing
+            for name in ("patches", "written"):
+                self.add_module(name, nn.Identity())
             return
-        side = model.vision.side
-        self.patches = PatchHeads(model.vision.width)
-        self.written = WrittenScene(model.llm.embed_tokens.embedding_dim, side=side, fold=side // self._across())
+        side = self.tower.side
+        across = model.compressor.out_grid((side, side))[0]
+        self.patches = PatchHeads(self.tower.width)
+        self.written = WrittenScene(model.llm.embed_tokens.embedding_dim, side=side, fold=side // across)
 
-    def _across(self) -> int:
-        side = self.model.vision.side
-        return self.model.compressor.out_grid((side, side))[0]
+    @property
+    def tower(self) -> VisionTower:
+        """The vision tower."""
+        tower = self.model.vision
+        assert isinstance(tower, VisionTower)
+        return tower
 
     @property
     def processor(self) -> Processor:
@@ -70,7 +80,7 @@ class Trainee(nn.Module):
     @property
     def tile_patches(self) -> int:
         """Patches of a tile."""
-        return self.model.vision.side**2
+        return self.tower.side**2
 
     def part(self, name: str) -> nn.Module:
         """One of ``PARTS``."""
@@ -85,7 +95,7 @@ def new_trainee(config: NVILAConfig, tokenizer: Tokenizer, *, seed: int) -> Trai
     """
     torch.manual_seed(seed)
     trainee = Trainee(assemble(config, tokenizer))
-    llm, vision = trainee.model.llm, trainee.model.vision
+    llm, vision = trainee.model.llm, trainee.tower
     for module in (*llm.modules(), *vision.modules()):
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.7 * module.in_features**-0.5)
@@ -94,11 +104,12 @@ def new_trainee(config: NVILAConfig, tokenizer: Tokenizer, *, seed: int) -> Trai
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
     for layer in llm.layers:
+        assert isinstance(layer, Block)
         for last in (layer.self_attn.o_proj, layer.mlp.down_proj):
             last.weight.data.mul_(0.3)
-    for block in vision.trunk.blocks:
-        for last in (block.attn.proj, block.mlp.fc2):
-            last.weight.data.mul_(0.5)
+    for name, parameter in vision.trunk.blocks.named_parameters():
+        if name.endswith(("attn.proj.weight", "mlp.fc2.weight")):
+            parameter.data.mul_(0.5)
     return trainee
 
 
@@ -145,4 +156,4 @@ def _matrices(part: nn.Module) -> list[nn.Parameter]:
     """Weights of linear layers, without any that is also an embedding."""
     tied = {id(module.weight) for module in part.modules() if isinstance(module, nn.Embedding)}
     linear = [module.weight for module in part.modules() if isinstance(module, nn.Linear)]
-    return [weight for weight in linear if id(weight) not in tied]
+    return [weight for weight in linear if isinstance(weight, nn.Parameter) and id(weight) not in tied]

@@ -43,6 +43,9 @@ class WrittenScene(nn.Module):
     Shapes: ``index`` makes int64 ``[tiles, t, k]`` of labels, ``forward`` makes ``[..., width]`` of ``[..., k]``.
     """
 
+    starts: Tensor
+    word_of: Tensor
+
     def __init__(self, width: int, *, side: int, fold: int = 2) -> None:
         super().__init__()
         self.side, self.fold = side, fold

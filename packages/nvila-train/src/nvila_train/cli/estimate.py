@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import torch
 import typer
@@ -15,7 +15,9 @@ from nvila_model.presets import list_models, preset
 from rich.console import Console
 from rich.table import Table
 
+from nvila_train.blocks import Recompute
 from nvila_train.estimate import RESERVE, Cost, Load, estimate_step
+from nvila_train.precision import Precision
 from nvila_train.recipe import Recipe, RecipeError, Tune
 
 GIB = 2**30
@@ -43,7 +45,7 @@ def estimate(
     load = Load(samples=samples, image=size(image), text=text, answer=max(1, text // 4))
     cost = estimate_step(
         config, load, vision=ways.vision, llm=ways.llm, projector=ways.projector, rank=ways.rank,
-        precision=precision, recompute=recompute or recipes_recompute, dtype=dtype,
+        precision=precision, recompute=way(recompute) if recompute else recipes_recompute, dtype=dtype,
     )  # fmt: skip
     if as_json:
         fits = None if room is None else cost.fits(room)
@@ -57,14 +59,14 @@ def estimate(
         )
 
 
-def read(name: str) -> tuple[NVILAConfig, Tune, object, str, torch.dtype]:
+def read(name: str) -> tuple[NVILAConfig, Tune, Precision, Recompute, torch.dtype]:
     """The model, what learns, precision, recomputation and the weights' format. Raises: RecipeError."""
     from nvila_train.cli.app import recipe_path
 
     if name in list_models():
-        return preset(name), Tune(vision="full", llm="full"), "fp32", "none", torch.bfloat16
+        return preset(name), Tune(vision="full", llm="full"), Precision("fp32"), "none", torch.bfloat16
     if name != "nano" and (Path(name) / "config.json").is_file():
-        return description(name), Tune(vision="full", llm="full"), "fp32", "none", torch.bfloat16
+        return description(name), Tune(vision="full", llm="full"), Precision("fp32"), "none", torch.bfloat16
     recipe = Recipe.read(recipe_path(name))
     stages = [stage for stage in recipe.stage if stage.objective == "answers"]
     if not stages:
@@ -73,6 +75,15 @@ def read(name: str) -> tuple[NVILAConfig, Tune, object, str, torch.dtype]:
     learns = {part: "full" if part in rates else "frozen" for part in ("vision", "llm", "projector")}
     config = description(recipe.init) if recipe.init else recipe.config(rows=recipe.llm.vocabulary if recipe.llm else 1)
     return config, recipe.tune or Tune.model_validate(learns), recipe.precision, stages[-1].recompute, torch.float32
+
+
+def way(name: str) -> Recompute:
+    """A way to recompute, by its name. Raises: RecipeError."""
+    ways: tuple[Recompute, ...] = get_args(Recompute)
+    for each in ways:
+        if each == name:
+            return each
+    raise RecipeError(f"cannot recompute {name!r}: choose from {', '.join(ways)}")
 
 
 def description(name: str) -> NVILAConfig:

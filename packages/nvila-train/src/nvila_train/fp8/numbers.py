@@ -69,7 +69,7 @@ def product(left: Small, right: Small, dtype: torch.dtype) -> Tensor:
     short = -left.values.shape[1] % MULTIPLE
     a, b = (F.pad(each, (0, short)) if short else each for each in (left.values, right.values))
     scale = right.scale.t() if right.scale.ndim else right.scale
-    return torch._scaled_mm(a, b.t(), scale_a=left.scale, scale_b=scale, out_dtype=dtype)
+    return torch.ops.aten._scaled_mm(a, b.t(), scale_a=left.scale, scale_b=scale, out_dtype=dtype)
 
 
 def fits(shape: Sequence[int]) -> bool:

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 import triton.language as tl
 
-from nvila_kernels.triton.compiled.ahead import Launch
 from nvila_kernels.quantization import FP8_MAX, padded_features
 from nvila_kernels.triton import fp8, rows, w4a16
+from nvila_kernels.triton.compiled.ahead import Launch
 from nvila_kernels.triton.configurations import ARCHITECTURES, DECODE_ROWS, FP8, INT4, INT8, UNFUSED, Tile, row_options
 from nvila_kernels.triton.product import byte_product
 
