@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -270,7 +271,8 @@ def test_real_process_refuses_in_one_line(tmp_path: Path, clip: Path, tiny: Path
 def test_real_process_interrupted(tiny: Path) -> None:
     command = [sys.executable, "-c", "from nvila_model.cli import main; main()", "chat", "--model", str(tiny)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([*command, "--max-new-tokens", "2"], text=True, **pipes) as chat:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
+    with subprocess.Popen([*command, "--max-new-tokens", "2"], text=True, preexec_fn=heard, **pipes) as chat:
         assert chat.stdin
         assert chat.stderr
         chat.stdin.write("Hello?\n")

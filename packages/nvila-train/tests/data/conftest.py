@@ -47,7 +47,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def records() -> list[dict[str, Any]]:
     """One picture, several, turns, text alone, a clip: what a LLaVA file may hold."""
     return [
