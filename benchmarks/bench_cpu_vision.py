@@ -25,13 +25,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 NAME = "ViT-SO400M-14-SigLIP"
+TRUNK = "vit_so400m_patch14_siglip_gap_448"  # open-clip's own configuration is of 224 pixels
 SIZE = 448
 OUTLIERS, STRENGTH = 0.005, 20.0
 
 
 def open_clip_tower(layers: int) -> VisionTower:
     config: dict[str, Any] = cast(Any, open_clip.get_model_config(NAME))
-    vision = CLIPVisionCfg(**{**config["vision_cfg"], "image_size": SIZE})
+    vision = CLIPVisionCfg(**{**config["vision_cfg"], "timm_model_name": TRUNK, "image_size": SIZE})
     trunk = cast(Any, _build_vision_tower(config["embed_dim"], vision)).trunk
     trunk.blocks = trunk.blocks[:layers]
     return VisionTower(without_final_norm(trunk)).eval()
