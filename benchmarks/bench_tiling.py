@@ -10,9 +10,8 @@ compared.
     uv run python benchmarks/bench_tiling.py              # about a minute on one core
     uv run python benchmarks/bench_tiling.py --json
 
-Expect on an old server core (AVX2 in 128-bit halves), against ``pil``: 12 megapixels, ``torch`` 4 to 5x and ``pillow``
-1.3 to 1.4x; 640 x 480, ``torch`` 6 to 7x and ``pillow`` 2.5 to 2.8x. There, torch's resize alone is 4.7x as fast as
-Pillow's for the photo; wider vector units raise both figures for ``torch``.
+The README of nvila-tiling has figures. On an old server core (AVX2 in 128-bit halves) torch's resize alone is 4.7x as
+fast as Pillow's for the photo; wider vector units raise both figures for ``torch``.
 """
 
 import argparse
