@@ -11,17 +11,23 @@ from typing import Any
 ARCHITECTURES = (80, 86, 87, 89, 90, 100, 120)
 """Those that the tables were read on."""
 
-SHARED_LIMIT = {80: 166912, 86: 101376, 87: 166912, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
+AMD = 0
+"""Stands for every AMD GPU; of its tiles nothing is known but that they compile and fit."""
+
+SHARED_LIMIT = {AMD: 65536, 80: 166912, 86: 101376, 87: 166912, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
 """Bytes of shared memory that one block may use (CUDA programming guide, table of compute capabilities)."""
 
-PROCESSORS = {80: 108, 86: 82, 87: 16, 89: 128, 90: 132, 100: 148, 120: 170}
-"""Multiprocessors of the largest common card of each architecture: A100, 3090, Orin, 4090, H100, B200, 5090."""
+PROCESSORS = {AMD: 304, 80: 108, 86: 82, 87: 16, 89: 128, 90: 132, 100: 148, 120: 170}
+"""Multiprocessors of the largest common card of each architecture: MI300X, A100, 3090, Orin, 4090, H100, B200, 5090."""
 
 DECODE_ROWS = 16
 """Up to this many rows the decode kernel runs."""
 
 MANY = 1 << 31
 """The bucket of all row counts beyond the others."""
+
+POWERS = {"block_m": (8, 256), "block_n": (16, 256), "block_k": (32, 128), "warps": (1, 16), "split": (1, 64)}
+"""The least and the most of those numbers of a tile that are powers of two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,9 @@ class Tile:
     halves: two products of half the columns each instead of one.
     registers: the most that a thread may use. Where nothing is said, the assembler would rather spill a few than take
         more than 128.
+    split: parts into which decode splits K; where nothing is said, enough to fill the GPU (``splits``).
+
+    Raises: ValueError for a number that no kernel takes.
     """
 
     block_m: int
@@ -43,6 +52,15 @@ class Tile:
     stages: int
     halves: bool = False
     registers: int | None = None
+    split: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in POWERS.items():
+            value = getattr(self, name)
+            if value is not None and not (type(value) is int and least <= value <= most and value.bit_count() == 1):
+                raise ValueError(f"{name} is {value!r}: a tile needs a power of two of {least} to {most}")
+        if type(self.stages) is not int or not 1 <= self.stages <= 8:
+            raise ValueError(f"stages is {self.stages!r}: a tile needs 1 to 8")
 
     def options(self, *, fusion: bool, nvidia: bool = True) -> dict[str, Any]:
         """What a launch tells the compiler; ``fusion`` lets a product and a sum become one rounding."""
@@ -58,7 +76,7 @@ _SMALL = {**_DECODE, 32: Tile(block_m=32, block_n=128, warps=4, stages=3)}
 _MIDDLE = {**_SMALL, MANY: Tile(block_m=64, block_n=128, warps=4, stages=3)}
 _LARGE = {**_SMALL, MANY: Tile(block_m=128, block_n=128, warps=8, stages=3)}
 INT4: dict[int, dict[int, Tile]] = {
-    80: _LARGE, 86: _MIDDLE, 87: _MIDDLE, 89: _MIDDLE, 90: _LARGE, 100: _LARGE, 120: _MIDDLE
+    AMD: _MIDDLE, 80: _LARGE, 86: _MIDDLE, 87: _MIDDLE, 89: _MIDDLE, 90: _LARGE, 100: _LARGE, 120: _MIDDLE
 }  # fmt: skip
 """W4A16, by architecture and the most rows of a bucket."""
 
@@ -71,7 +89,7 @@ _GROUP_PRODUCTS = {
     MANY: Tile(block_m=128, block_n=256, block_k=128, warps=8, stages=3),
 }
 INT8: dict[int, dict[int, Tile]] = {
-    **dict.fromkeys((80, 86, 87, 89), _WARP_PRODUCTS),
+    **dict.fromkeys((AMD, 80, 86, 87, 89), _WARP_PRODUCTS),
     **dict.fromkeys((90, 100), _GROUP_PRODUCTS),
     120: _WARP_PRODUCTS,
 }
@@ -87,20 +105,26 @@ UNFUSED: dict[str, Any] = {"enable_fp_fusion": False}
 
 
 def nearest(architecture: int) -> int:
-    """The newest architecture of the tables that is not newer than ``architecture``.
+    """The newest architecture of the tables that is not newer than ``architecture``; AMD is its own.
 
     Raises: ValueError below 80.
     """
+    if architecture == AMD:
+        return AMD
     known = [a for a in ARCHITECTURES if a <= architecture]
     if not known:
         raise ValueError(f"architecture sm_{architecture} is older than sm_80: use the reference backend")
     return known[-1]
 
 
+def bucket_of(table: dict[int, dict[int, Tile]], architecture: int, rows: int) -> int:
+    """The most rows of the first bucket that holds so many."""
+    return next(most for most in table[nearest(architecture)] if rows <= most)
+
+
 def tile_of(table: dict[int, dict[int, Tile]], architecture: int, rows: int) -> Tile:
-    """The tile of a table for so many rows: that of the first bucket which holds them."""
-    buckets = table[nearest(architecture)]
-    return next(tile for most, tile in buckets.items() if rows <= most)
+    """The tile of a table for so many rows."""
+    return table[nearest(architecture)][bucket_of(table, architecture, rows)]
 
 
 def row_options(block: int) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from nvila_kernels.pack import BLOCK
 from nvila_kernels.triton import w4a16
 from nvila_kernels.triton.architecture import architecture, assembly
-from nvila_kernels.triton.configurations import DECODE_ROWS, INT4, UNFUSED, splits, tile_of
+from nvila_kernels.triton.configurations import DECODE_ROWS, UNFUSED, Tile, splits
+from nvila_kernels.triton.tuned import tile_for
 
 TRITON_TYPE = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
@@ -31,13 +32,27 @@ def w4a16_linear(
     """
     if x.dtype not in TRITON_TYPE:
         raise ValueError(f"activations are {x.dtype}, the kernels take float16 or bfloat16: cast them")
+    tile = tile_for("w4a16", x.device, x.shape[0], x.shape[1], packed.shape[1])
+    return int4_product(x, packed, scale_zero, bias, group_size, scale_dtype, half_accumulate, tile)
+
+
+def int4_product(
+    x: Tensor,
+    packed: Tensor,
+    scale_zero: Tensor,
+    bias: Tensor | None,
+    group_size: int,
+    scale_dtype: torch.dtype,
+    half_accumulate: bool,
+    tile: Tile,
+) -> Tensor:
+    """:func:`w4a16_linear` in tiles of one's choice."""
     rows, columns = x.shape[0], packed.shape[1]
     out = x.new_empty((rows, columns))
     if out.numel() == 0:
         return out
     blocks = packed.shape[0]
     x = F.pad(x, (0, blocks * BLOCK - x.shape[1])) if x.shape[1] % BLOCK else x.contiguous()
-    device = architecture(x.device)
     constants = {
         "BIAS": bias is not None,
         "GROUP": group_size,
@@ -46,7 +61,6 @@ def w4a16_linear(
         "ASM": assembly(),
     }
     shift = x if bias is None else bias  # never read without a bias
-    tile = tile_of(INT4, device, rows)
     constants |= {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "NARROW": columns < tile.block_n}
     tiles_n = triton.cdiv(columns, tile.block_n)
     if rows > DECODE_ROWS:
@@ -55,9 +69,9 @@ def w4a16_linear(
             **tile.options(fusion=True, nvidia=assembly()),
         )  # fmt: skip
         return out
-    split = splits(device, tiles_n, blocks)
+    split = tile.split or splits(architecture(x.device), tiles_n, blocks)
     target = out if split == 1 else x.new_empty((split, rows, columns), dtype=torch.float32)
-    w4a16.decode[(tiles_n, split, 1)](
+    w4a16.decode[(tiles_n, split, triton.cdiv(rows, tile.block_m))](
         x, packed, scale_zero, shift, target, rows, columns, blocks, x.stride(0), **constants, SPLIT=split,
         **tile.options(fusion=True, nvidia=assembly()),
     )  # fmt: skip

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from nvila_kernels.quantization import padded_features
 from nvila_kernels.triton import rows
-from nvila_kernels.triton.architecture import architecture, assembly
-from nvila_kernels.triton.configurations import INT8, UNFUSED, Tile, row_options, tile_of
+from nvila_kernels.triton.architecture import assembly
+from nvila_kernels.triton.configurations import UNFUSED, Tile, row_options
 from nvila_kernels.triton.product import byte_product
+from nvila_kernels.triton.tuned import tile_for
 
 WIDEST_ROW = 65536
 """Features that one program can hold in registers."""
@@ -105,7 +106,7 @@ def product(
         PER_CHANNEL=weight_scale.numel() > 1 or weight.shape[0] == 1,
         BIAS=bias is not None, GELU=gelu, REQUANTIZE=out_scale is not None, ASM=assembly(), HALVES=tile.halves,
         BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GROUP_M=8,
-        **tile.options(fusion=False),
+        **tile.options(fusion=False, nvidia=assembly()),
     )  # fmt: skip
     return out
 
@@ -121,7 +122,7 @@ def int8_linear(
 ) -> Tensor:
     """int8 ``[m, k]`` times int8 ``[n, k]``, scaled, with bias and GELU: ``[m, n]`` of ``dtype``."""
     out = x.new_empty((x.shape[0], weight.shape[0]), dtype=dtype)
-    tile = tile_of(INT8, architecture(x.device), x.shape[0])
+    tile = tile_for("w8a8", x.device, x.shape[0], x.shape[1], weight.shape[0])
     return product(x, x_scale, weight, weight_scale, bias, out, tile, gelu=gelu)
 
 
@@ -136,5 +137,5 @@ def int8_linear_requantize(
 ) -> Tensor:
     """:func:`int8_linear` quantized again with a static scale: int8 ``[m, padded n]``."""
     out = x.new_empty((x.shape[0], padded_features(weight.shape[0])), dtype=torch.int8)
-    tile = tile_of(INT8, architecture(x.device), x.shape[0])
+    tile = tile_for("w8a8", x.device, x.shape[0], x.shape[1], weight.shape[0])
     return product(x, x_scale, weight, weight_scale, bias, out, tile, gelu=gelu, out_scale=out_scale)

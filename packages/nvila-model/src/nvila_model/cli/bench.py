@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nvila_model.cli import options
+from nvila_model.cli import tiles as tile_tables
 from nvila_model.cli.ending import CommandError
 from nvila_model.cli.progress import Stopwatch
 
@@ -32,16 +33,28 @@ def bench(
     ] = None,
     bits: Annotated[int, typer.Option(min=4, max=8, help="Of the weights of --shape: 4 or 8.")] = 4,
     group: Annotated[int, typer.Option(min=1, help="Inputs that share a 4-bit scale.")] = 128,
+    tune: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Time the tiles of the GPU kernels on the layers of a preset or a folder, and keep the fastest.",
+        ),
+    ] = None,
+    tiles: Annotated[
+        bool, typer.Option("--tiles", help="Show the tiles of the GPU kernels: checked in, and timed on cards here.")
+    ] = False,
     clear: Annotated[bool, typer.Option("--clear", help="Forget what was measured before.")] = False,
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure the kernels that quantized layers can use on this machine's processor.
+    """Measure the kernels that quantized layers can use on this machine's processor, or tune those of its GPU.
 
     What was measured is kept in the user's cache folder and decides which kernels a model gets.
     """
-    if not (backends or clear):
-        raise CommandError("nothing to do: give --backends, --clear or both")
+    if not (backends or clear or tune or tiles):
+        raise CommandError("nothing to do: give --backends, --tune MODEL, --tiles or --clear")
+    if backends + tiles + bool(tune) > 1:
+        raise CommandError("--backends, --tune and --tiles exclude each other: give one of them")
     if bits not in (4, 8):
         raise CommandError(f"--bits {bits} is not a width of weights here: give 4 or 8")
     import torch
@@ -51,6 +64,11 @@ def bench(
         torch.set_num_threads(threads)
     if clear:
         timings().clear()
+        timings().file.with_name("tiles.json").unlink(missing_ok=True)
+    if tune:
+        tile_tables.tune(tune, as_json)
+    if tiles:
+        tile_tables.show_tiles(as_json)
     if not backends:
         return
     words = [(text, bits) for text in shape] if shape else [(t, 4) for t in QWEN2] + [(t, 8) for t in SIGLIP]
