@@ -153,7 +153,7 @@ class Qwen2(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.embed_tokens.weight.dtype
+        return self.norm.weight.dtype  # an embedding may keep the type of its file
 
     @property
     def device(self) -> torch.device:

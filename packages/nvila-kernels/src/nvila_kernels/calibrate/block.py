@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from nvila_kernels.calibrate.awq import awq_scales
@@ -18,6 +19,7 @@ def fold_block_(
     schemes: Mapping[str, Scheme],
     *,
     alpha: float = 0.5,
+    stored: torch.dtype | None = None,
 ) -> dict[str, Observed]:
     """Fold the best scales into a block, in place; its function stays the same up to rounding.
 
@@ -28,6 +30,7 @@ def fold_block_(
         observed: what the layers of the block see, by name inside it.
         schemes: what they will be quantized to, by name inside it.
         alpha: SmoothQuant's share of the difficulty that moves to the weights.
+        stored: the type that norms will be written in, where it is not the one they have now.
 
     Returns: what the layers see from now on.
     Raises: ValueError naming a layer that was not observed, or targets of one fold with different schemes.
@@ -47,7 +50,7 @@ def fold_block_(
         channels = fold.channels(width(source), targets[0].in_features)
         weights = [target.weight for name, target in zip(fold.targets, targets, strict=True) if name in names]
         scale = best_scale(weights, seen[names[0]], kinds.pop(), channels, alpha)
-        real = fold_(source, targets, scale, channels)
+        real = fold_(source, targets, scale, channels, stored=stored)
         seen |= {name: seen[name].divided(real) for name in fold.targets}
     return seen
 

@@ -70,7 +70,14 @@ def width(source: nn.Module) -> int:
 
 
 @torch.no_grad()
-def fold_(source: nn.Module, targets: Sequence[nn.Linear], scale: Tensor, channels: Tensor) -> Tensor:
+def fold_(
+    source: nn.Module,
+    targets: Sequence[nn.Linear],
+    scale: Tensor,
+    channels: Tensor,
+    *,
+    stored: torch.dtype | None = None,
+) -> Tensor:
     """Divide what ``source`` makes by ``scale`` and multiply the columns of its readers, in place.
 
     A norm in 16 bits cannot hold every quotient. What it was really divided by is therefore taken from its
@@ -79,6 +86,7 @@ def fold_(source: nn.Module, targets: Sequence[nn.Linear], scale: Tensor, channe
     Args:
         scale: float32 ``[made]``, positive.
         channels: int64 ``[read]`` of :meth:`Fold.channels`.
+        stored: the type that the weight of a norm will be written in, where it is not the one it has now.
 
     Returns: the factor that each channel read was divided by, float32 ``[read]``.
     Raises: ValueError for a scale that is not positive and finite or that empties a channel of its type, and
@@ -87,7 +95,7 @@ def fold_(source: nn.Module, targets: Sequence[nn.Linear], scale: Tensor, channe
     made = width(source)
     if tuple(scale.shape) != (made,) or not bool(((scale > 0) & torch.isfinite(scale)).all()):
         raise ValueError(f"a scale of shape {tuple(scale.shape)} does not fit: give {made} positive finite factors")
-    real = divide_rows_(source, scale) if isinstance(source, nn.Linear) else divide_norm_(source, scale)
+    real = divide_rows_(source, scale) if isinstance(source, nn.Linear) else divide_norm_(source, scale, stored)
     read = real[channels.to(real.device)]
     for target in targets:
         target.weight.copy_(target.weight.float() * read)
@@ -101,13 +109,13 @@ def divide_rows_(source: nn.Linear, scale: Tensor) -> Tensor:
     return scale
 
 
-def divide_norm_(source: nn.Module, scale: Tensor) -> Tensor:
+def divide_norm_(source: nn.Module, scale: Tensor, stored: torch.dtype | None) -> Tensor:
     weight: Tensor = source.weight  # pyright: ignore[reportAssignmentType]
     bias: Tensor | None = getattr(source, "bias", None)
     old_weight, old_bias = weight.clone(), None if bias is None else bias.clone()
     probe = rearrange(torch.arange(len(weight)).cos(), "k -> 1 k").to(weight)
     before = source(probe).float()
-    weight.copy_(weight.float() / scale)
+    weight.copy_((weight.float() / scale).to(stored or weight.dtype))
     emptied = (weight == 0) & (old_weight != 0)
     real = torch.where(weight == 0, scale, old_weight.float() / weight.float())
     if bias is not None:

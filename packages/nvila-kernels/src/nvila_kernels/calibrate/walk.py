@@ -87,11 +87,9 @@ def walk(
     """
     calls = first_calls(next(iter(blocks.values())), forward, batches)
     for name, block in blocks.items():
-        following: list[Call] = []
 
-        def run(calls: list[Call] = calls, block: nn.Module = block, following: list[Call] = following) -> None:
-            following.extend(call.then(block) for call in calls)
+        def run(block: nn.Module = block) -> None:
+            for index, call in enumerate(calls):  # one by one, so that no second copy of all hidden states is held
+                calls[index] = call.then(block)
 
-        seen = observe(block, run, capacity=capacity)
-        calls = following
-        yield name, block, seen
+        yield name, block, observe(block, run, capacity=capacity)

@@ -5,8 +5,8 @@ take it from there. ``format_of`` finds the format of a checkpoint.
 """
 
 from nvila_kernels.formats.autoawq import AwqGemm, AwqGemv
-from nvila_kernels.formats.compressed_tensors import IntQuantized, PackQuantized
-from nvila_kernels.formats.detect import format_of
+from nvila_kernels.formats.compressed_tensors import IntQuantized, PackQuantized, mixed_config
+from nvila_kernels.formats.detect import format_of, formats_of
 from nvila_kernels.formats.gptq import Gptq
 from nvila_kernels.formats.layer import FormatError, LayerFormat, WritableFormat
 from nvila_kernels.formats.tinychat import TinyChat
@@ -22,4 +22,6 @@ __all__ = [
     "TinyChat",
     "WritableFormat",
     "format_of",
+    "formats_of",
+    "mixed_config",
 ]

@@ -7,6 +7,7 @@ and ``weight_shape`` ``[2]``
 ``int-quantized``  ``weight`` int8 ``[n, k]``, ``weight_scale`` ``[n, 1]``, ``input_scale`` ``[1]`` if it is static
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -117,15 +118,38 @@ class IntQuantized:
         return _config("int-quantized", weights, inputs, skipped)
 
 
+def mixed_config(forms: Mapping[str, PackQuantized | IntQuantized], *, skipped: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The ``quantization_config`` of layers that differ in bits or groups: one group of it for each scheme.
+
+    Args:
+        forms: of each layer, by the name that the checkpoint gives it.
+        skipped: linear layers that stay floats.
+    """
+    alike: dict[PackQuantized | IntQuantized, list[str]] = {}
+    for name, form in forms.items():
+        alike.setdefault(form, []).append(name)
+    groups: dict[str, Any] = {}
+    for number, (form, names) in enumerate(alike.items()):
+        config = form.config()
+        groups[f"group_{number}"] = {**config["config_groups"]["group_0"], "targets": names, "format": config["format"]}
+    layouts = {group["format"] for group in groups.values()}
+    layout = layouts.pop() if len(layouts) == 1 else "mixed-precision"
+    return _whole(layout, groups, skipped)
+
+
 def _config(
     layout: str, weights: dict[str, Any], inputs: dict[str, Any] | None, skipped: tuple[str, ...]
 ) -> dict[str, Any]:
     group = {"targets": ["Linear"], "weights": weights, "input_activations": inputs, "output_activations": None}
+    return _whole(layout, {"group_0": group}, skipped)
+
+
+def _whole(layout: str, groups: dict[str, Any], skipped: tuple[str, ...]) -> dict[str, Any]:
     return {
         "quant_method": METHOD,
         "format": layout,
         "quantization_status": "compressed",
-        "config_groups": {"group_0": group},
+        "config_groups": groups,
         "ignore": list(skipped),
         "kv_cache_scheme": None,
     }

@@ -12,8 +12,26 @@ from nvila_kernels.formats.tinychat import TinyChat
 KNOWN = "awq (gemm, gemv), gptq, tinychat, compressed-tensors (pack-quantized, int-quantized)"
 
 
+def formats_of(config: Mapping[str, Any]) -> tuple[LayerFormat, ...]:
+    """The formats that a ``quantization_config`` describes: several where compressed-tensors mixes schemes.
+
+    A layer has the first one whose tensors are all there.
+
+    Raises: FormatError as :func:`format_of`, and for a configuration without a scheme.
+    """
+    if str(config.get("quant_method", "")).lower() != METHOD:
+        return (format_of(config),)
+    schemes: Mapping[str, Mapping[str, Any]] = config.get("config_groups") or {}
+    if not schemes:
+        raise FormatError("0 config_groups say nothing of the layers: the configuration is not whole")
+    found = [_compressed(scheme.get("format") or config.get("format"), scheme) for scheme in schemes.values()]
+    return tuple(
+        sorted(found, key=lambda form: isinstance(form, IntQuantized))
+    )  # whose names are a part of the other's
+
+
 def format_of(config: Mapping[str, Any]) -> LayerFormat:
-    """The format that a ``quantization_config`` describes.
+    """The one format that a ``quantization_config`` describes.
 
     TinyChat's checkpoints have no configuration; give it one: ``{"quant_method": "tinychat", "group_size": 128}``.
 
@@ -34,18 +52,17 @@ def format_of(config: Mapping[str, Any]) -> LayerFormat:
     if method == "tinychat":
         return TinyChat(group_size=group)
     if method == METHOD:
-        return _compressed(config)
+        found = formats_of(config)
+        if len(found) > 1:
+            raise FormatError(f"{len(found)} config_groups are several formats, one was asked for: use formats_of")
+        return found[0]
     raise FormatError(f"quant_method {method!r} is not supported: {KNOWN} are")
 
 
-def _compressed(config: Mapping[str, Any]) -> LayerFormat:
-    schemes: Mapping[str, Mapping[str, Any]] = config.get("config_groups") or {}
-    groups = list(schemes.values())
-    if len(groups) != 1:
-        raise FormatError(f"{len(groups)} config_groups are not supported: one scheme for all layers is")
-    weights: Mapping[str, Any] = groups[0].get("weights") or {}
-    inputs: Mapping[str, Any] | None = groups[0].get("input_activations")
-    layout, bits = config.get("format"), weights.get("num_bits")
+def _compressed(layout: Any, scheme: Mapping[str, Any]) -> LayerFormat:
+    weights: Mapping[str, Any] = scheme.get("weights") or {}
+    inputs: Mapping[str, Any] | None = scheme.get("input_activations")
+    bits = weights.get("num_bits")
     if layout == "pack-quantized" and bits == 4 and inputs is None:
         return PackQuantized(
             group_size=int(weights.get("group_size") or -1), symmetric=bool(weights.get("symmetric", True))

@@ -1,4 +1,7 @@
-"""Quantize a checkpoint on disk by rounding to nearest, tensor by tensor, never holding the model.
+"""Quantize a checkpoint on disk, block by block, never holding the model.
+
+Each block is read, shown the calibration data if there is any, quantized and let go. What a block gives is the
+next one's input, so that beside one block only the hidden states of the calibration data are in memory.
 
 The work is done in a hidden folder beside the destination, shard by shard; each shard appears whole or not at all, and
 the folder is renamed at the very end. A run that was stopped goes on with the first shard that is not there, if it is
@@ -8,69 +11,87 @@ asked for the same thing.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, TypeAlias
 
 import torch
-from nvila_kernels import W4A16, W8A8, QuantPolicy
-from nvila_kernels.formats import AwqGemm, FormatError, IntQuantized, WritableFormat
-from nvila_kernels.policy import Scheme, linear_layers
-from nvila_kernels.quantization import Int4Codes, Int8Codes, dequantize_int4, quantize_int4, quantize_int8
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from nvila_kernels import QuantPolicy
+from nvila_kernels.cpu import settle_
+from nvila_kernels.cpu.machine import give_back
+from nvila_kernels.formats import WritableFormat
+from nvila_kernels.policy import W4A16, Scheme, linear_layers
+from nvila_kernels.quantize import QuantReport
+from torch import Tensor, nn
 
 from nvila_model.assemble import assemble
-from nvila_model.checkpoint.folder import INDEX, ONE_FILE, CheckpointError, write_json
-from nvila_model.checkpoint.layout import Checkpoint, Tensors, open_checkpoint
+from nvila_model.checkpoint.blocks import StoredBlocks, block_names, block_tensors, fill_alone, read_alone
+from nvila_model.checkpoint.folder import CheckpointError, resized
+from nvila_model.checkpoint.layout import Checkpoint, open_checkpoint
 from nvila_model.checkpoint.names import published_names
 from nvila_model.checkpoint.original import PARTS
-from nvila_model.checkpoint.quantized import FIELD, formats, join_rows
+from nvila_model.checkpoint.quantized import FIELD, formats, forms_of, kind_of_scheme
 from nvila_model.checkpoint.save import write_descriptions
+from nvila_model.checkpoint.shards import (
+    PROGRESS,
+    LayerError,
+    Progress,
+    Shard,
+    Unit,
+    cut,
+    size,
+    write_index,
+    write_shard,
+)
+from nvila_model.fusion import Fused
+from nvila_model.inputs import ModelInputs
+from nvila_model.nvila import NVILA
+from nvila_model.quantized import (
+    BLOCKS,
+    block_schemes,
+    check_unpadded,
+    folds_of,
+    quantize_blocks,
+    tiles,
+    usual_policy,
+    with_clipping,
+)
 from nvila_model.tokenizer import Tokenizer
+from nvila_model.vocabulary import StoredEmbedding
 
+VOCABULARY = "llm.model.embed_tokens.weight"
 SHARD_BYTES = 2 * 10**9
 """Of the source's tensors that go into one file of the result."""
-ROWS = 4096
-"""Rows of a weight that are held as floats at a time."""
-PROGRESS = "progress.json"
+
+Blocks: TypeAlias = Iterator[tuple[str, nn.Module, QuantReport | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerError:
-    """What became of one published layer.
+class Plan:
+    """What will be written, known before a weight is read.
 
     Attributes:
-        name: published, with the part in front.
-        scheme: what it was quantized to.
-        error: ``|W - W'| / |W|``, Frobenius norms.
+        schemes, forms: of each layer that is quantized, by dotted name.
+        configs: the ``quantization_config`` of each part, by our name of it.
+        shards: the files.
+        stored: the type of the source's tensors.
     """
 
-    name: str
-    scheme: str
-    error: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """One file of the result: its part's folder, its name, and the source's tensors that go into it."""
-
-    part: str
-    file: str
-    names: tuple[str, ...]
+    schemes: Mapping[str, Scheme]
+    forms: Mapping[str, WritableFormat]
+    configs: Mapping[str, Mapping[str, Any]]
+    shards: Sequence[Shard]
+    stored: torch.dtype
 
 
 def quantize_checkpoint(
     source: Path,
     target: Path,
     *,
-    llm: Literal["w4a16"] | None = "w4a16",
-    vision: Literal["w8a8"] | None = "w8a8",
-    group_size: int = 128,
+    policy: QuantPolicy | None = None,
+    calibration: Callable[[NVILA], Sequence[ModelInputs]] | None = None,
     shard_bytes: int = SHARD_BYTES,
     step: Callable[[int, int], object] | None = None,
 ) -> list[LayerError]:
@@ -79,196 +100,192 @@ def quantize_checkpoint(
     Args:
         source: a folder of either layout.
         target: a folder that does not exist yet.
-        llm: 4-bit weights for every linear layer of every block, or None to leave it.
-        vision: 8-bit weights and activations for every linear layer of every block, or None.
-        group_size: input features that share a scale in the language model.
-        shard_bytes: the largest piece of the source that goes into one file.
-        step: told after every tensor how many bytes of the source are done, and how many there are.
+        policy: what becomes of each layer inside a block; by default ``usual_policy()``.
+        calibration: makes typical conversations, one each, with the processor of a model that has no weights. With
+            them scales are chosen as ``quantize_model`` does, without them weights are rounded to nearest.
+        shard_bytes: the largest piece of the source that goes into one file, if no block is larger.
+        step: told after every tensor or block how many bytes of the source are done, and how many there are.
 
     Returns: the error of each quantized layer.
-    Raises: CheckpointError if the target exists, the source is quantized already, or a layer does not fit its format.
+    Raises: CheckpointError if the target exists, the source is quantized already, or a layer does not fit its format;
+        ValueError for calibration data that is padded or has no pictures.
     """
     if target.exists():
         raise CheckpointError(f"{target} exists: choose another folder, or remove it first")
     found = open_checkpoint(source)
     if formats(found.config):
         raise CheckpointError(f"{source} is quantized already: start from the float checkpoint")
-    schemes = schemes_of(found, llm=llm, vision=vision, group_size=group_size)
-    check(found.tensors, schemes)
-    shards = list(cut(found.tensors, shard_bytes))
+    model = outline(found)
+    inputs = None if calibration is None else calibration(model)
+    policy = policy or usual_policy()
+    if inputs is not None:
+        check_unpadded(inputs)
+        policy = with_clipping(policy)
+    plan = planned(found, model, policy, shard_bytes)
     work = target.with_name(f".{target.name}.part")
     work.mkdir(parents=True, exist_ok=True)
-    progress = Progress(work, asked=[str(source.resolve()), llm, vision, group_size, shard_bytes])
-    total = sum(size(found.tensors, name) for shard in shards for name in shard.names)
-    done = 0
-    for shard in shards:
-        path = work / shard.part / shard.file
-        if not progress.has(path):
-            ready, lines = {}, []
-            for name in shard.names:
-                tensors, line = convert(name, read_alone(found.tensors, name), schemes.get(name))
-                ready |= tensors
-                lines += [line] if line else []
-                done += size(found.tensors, name)
-                if step:
+    asked = [str(source.resolve()), {name: str(scheme) for name, scheme in plan.schemes.items()}, shard_bytes]
+    progress = Progress(work, asked=[*asked, inputs and digest(inputs)])
+    sizes = {unit.names: size(found.tensors, unit) for shard in plan.shards for unit in shard.units}
+    done, total = 0, sum(sizes.values())
+    for part in ("vision", "projector", "llm"):
+        shards = [shard for shard in plan.shards if shard.part == PARTS[part]]
+        shows = part == "vision" and inputs is not None  # the language model what the quantized tower gives
+        if all(map(progress.has, shards)) and not shows:
+            done += sum(sizes[unit.names] for shard in shards for unit in shard.units)
+            continue
+        ready = {unit.block for shard in shards if progress.has(shard) for unit in shard.units if unit.block}
+        blocks = quantized_blocks(part, found, model, plan, inputs, done=() if shows else ready)
+        for shard in shards:
+            written = progress.has(shard)
+            tensors: dict[str, Tensor] = {}
+            lines: list[LayerError] = []
+            for unit in shard.units:
+                if unit.block or not written:
+                    made, told = convert(unit, found, plan, blocks)
+                    tensors |= made
+                    lines += told
+                done += sizes[unit.names]
+                if step and not (written and inputs is None):
                     step(done, total)
-            write_shard(path, ready)
-            progress.add(path, lines)
-        else:
-            done += sum(size(found.tensors, name) for name in shard.names)
-    finish(work, target, found, shards, schemes)
+            if not written:
+                write_shard(progress.path(shard), tensors)
+                progress.add(shard, lines)
+            tensors.clear()
+            give_back()
+    finish(work, target, found, plan)
     return progress.lines
 
 
-def schemes_of(found: Checkpoint, *, llm: str | None, vision: str | None, group_size: int) -> dict[str, Scheme]:
-    """The scheme of each published weight that is to be quantized."""
+def outline(found: Checkpoint) -> NVILA:
+    """The model without weights."""
     tokenizer = Tokenizer.from_folder(found.tokenizer, chat_template=found.config.chat_template)
     with torch.device("meta"):
-        model = assemble(found.config, tokenizer)
-    rules: list[tuple[str, Scheme | None]] = []
-    rules += [("llm.layers.*", W4A16(group_size=group_size))] if llm else []
-    rules += [("vision.trunk.blocks.*", W8A8())] if vision else []
+        return assemble(found.config, tokenizer).eval()
+
+
+def planned(found: Checkpoint, model: NVILA, policy: QuantPolicy, shard_bytes: int) -> Plan:
+    """Raises: CheckpointError for what could not be written at the end."""
     try:
-        chosen = QuantPolicy(tuple(rules)).assign(model)
+        schemes = block_schemes(model, policy)
     except ValueError as error:
         raise CheckpointError(str(error)) from None
-    assert set(chosen) <= set(linear_layers(model))
-    return {source: scheme for name, scheme in chosen.items() for source in published_names(f"{name}.weight")}
-
-
-def check(tensors: Tensors, schemes: Mapping[str, Scheme]) -> None:
-    """Refuse before anything is written what could not be written at the end."""
+    layers = linear_layers(model)
     for name, scheme in schemes.items():
-        if name not in tensors:
-            raise CheckpointError(f"{name} is missing: the checkpoint is not whole")
-        n, k = tensors.shape(name)
-        group = getattr(scheme, "group_size", 0) or k
-        if isinstance(scheme, W4A16) and (n % 8 or k % min(group, k)):
-            raise CheckpointError(
-                f"{name} has {n} outputs and {k} inputs, which AutoAWQ's layout cannot hold in groups of {group}: "
-                "choose another --group"
-            )
-
-
-def cut(tensors: Tensors, most: int) -> Iterator[Shard]:
-    """The tensors of each part in shards of at most ``most`` bytes; a larger tensor has one to itself."""
-    for folder in PARTS.values():
-        groups: list[list[str]] = []
-        room = 0
-        for name in sorted(name for name in tensors if name.startswith(f"{folder}.")):
-            room -= size(tensors, name)
-            if not groups or room < 0:
-                groups.append([])
-                room = most - size(tensors, name)
-            groups[-1].append(name)
-        for number, names in enumerate(groups, start=1):
-            file = ONE_FILE if len(groups) == 1 else f"model-{number:05}-of-{len(groups):05}.safetensors"
-            yield Shard(part=folder, file=file, names=tuple(names))
-
-
-def size(tensors: Tensors, name: str) -> int:
-    """About how many bytes a tensor takes; 16-bit numbers are assumed."""
-    return 2 * int(torch.Size(tensors.shape(name)).numel())
-
-
-def read_alone(tensors: Tensors, name: str) -> Tensor:
-    """A tensor from a file that is opened for it alone, so that no mapped page outlives it."""
-    with safe_open(tensors.place(name), framework="pt") as file:
-        names = set(file.keys())
-        return file.get_tensor(name if name in names else name.split(".", 1)[1])
-
-
-def convert(name: str, tensor: Tensor, scheme: Scheme | None) -> tuple[dict[str, Tensor], LayerError | None]:
-    """The tensors that stand for one of the source, by name without the part, and what that cost."""
-    inside = name.split(".", 1)[1]
-    if scheme is None:
-        return {inside: tensor.clone()}, None
-    if not bool(torch.isfinite(tensor).all()):
-        raise CheckpointError(f"{name} holds values that are not finite, which no scale can represent: repair it")
-    pieces: list[Int4Codes | Int8Codes] = []
-    wrong = norm = 0.0
-    for rows in tensor.split(ROWS):
-        rows = rows.float()
-        if isinstance(scheme, W4A16):
-            codes = quantize_int4(rows, group_size=scheme.group_size)
-            back = dequantize_int4(codes)
-        else:
-            values, scale = quantize_int8(rows)
-            codes = Int8Codes(codes=values, scale=scale)
-            back = values * scale[:, None]
-        pieces.append(codes)
-        wrong += float((rows - back).square().sum(dtype=torch.float64))
-        norm += float(rows.square().sum(dtype=torch.float64))
-    stem = inside.removesuffix(".weight")
-    try:
-        written = form_of(scheme).write(join_rows(pieces))
-    except FormatError as error:
-        raise CheckpointError(f"{name}: {error}") from None
-    line = LayerError(
-        name=name.removesuffix(".weight"), scheme=str(scheme), error=(wrong / norm) ** 0.5 if norm else 0.0
+        check(name, layers[name], scheme, found)
+    described = forms_of(
+        {name: kind_of_scheme(scheme, layers[name].in_features) for name, scheme in schemes.items()}, model
     )
-    return {f"{stem}.{key}": value for key, value in written.items()}, line
+    blocks = {
+        block: names
+        for part, place in BLOCKS.items()
+        if part in described
+        for block, names in block_names(model, place).items()
+    }
+    first = next(iter(blocks.values()))[0]
+    return Plan(
+        schemes=schemes,
+        forms={name: form for forms, _ in described.values() for name, form in forms.items()},
+        configs={part: {FIELD: fields} for part, (_, fields) in described.items()},
+        shards=tuple(cut(found.tensors, blocks, shard_bytes)),
+        stored=found.tensors[first].dtype,
+    )
 
 
-def form_of(scheme: Scheme) -> WritableFormat:
-    return AwqGemm(group_size=scheme.group_size or -1) if isinstance(scheme, W4A16) else IntQuantized()
+def check(name: str, layer: nn.Linear, scheme: Scheme, found: Checkpoint) -> None:
+    sources = published_names(f"{name}.weight")
+    for source in sources:
+        if source not in found.tensors:
+            raise CheckpointError(f"{source} is missing: the checkpoint is not whole")
+    n, k = layer.out_features // len(sources), layer.in_features
+    if isinstance(scheme, W4A16) and (n % 8 or k % (min(scheme.group_size, k) or k)):
+        raise CheckpointError(
+            f"{name} has {n} outputs and {k} inputs, which no file can hold in groups of {scheme.group_size or k}: "
+            "choose another group size, or skip it"
+        )
 
 
-def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.part")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, fresh, metadata={"format": "pt"})
-    os.replace(fresh, path)
+def digest(inputs: Sequence[ModelInputs]) -> str:
+    """Tells calibration data from other data."""
+    found = hashlib.sha256()
+    for each in inputs:
+        media = (medium.tiles for medium in (*each.images, *each.videos))
+        for tensor in (*each.input_ids, *media):
+            found.update(tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
-class Progress:
-    """Which shards are done, in a file of the work folder.
+@torch.no_grad()
+def quantized_blocks(
+    part: str,
+    found: Checkpoint,
+    model: NVILA,
+    plan: Plan,
+    inputs: Sequence[ModelInputs] | None,
+    *,
+    done: Collection[str],
+) -> Blocks:
+    """The blocks of a part as ``quantize_blocks`` gives them; nothing is read before the first is asked for."""
+    place = BLOCKS[part]
+    chain = StoredBlocks(model, place, found.tensors, keep=part == "vision" and inputs is not None)
+    forward: Callable[[Any], object] = model.hidden
+    batches: Sequence[Any] | None = None
+    if inputs is not None and part == "vision":
+        fill_alone(model.vision, part, found.tensors, leave=(f"{place}.",))
+        forward, batches = model.vision, tiles(inputs, torch.device("cpu"))
+    elif inputs is not None:
+        batches = embedded(found, model, inputs, filled="vision" in plan.configs)
+    folds = folds_of(model, part)
+    yield from quantize_blocks(chain, plan.schemes, folds, forward, batches, done=done, stored=plan.stored)
+
+
+def embedded(found: Checkpoint, model: NVILA, inputs: Sequence[ModelInputs], *, filled: bool) -> list[Fused]:
+    """What the language model is shown; the model then lets go of all other parts.
 
     Args:
-        work: the folder.
-        asked: what the run was asked for; what another request left is not used.
+        filled: whether the vision tower has its (quantized) weights already.
     """
-
-    def __init__(self, work: Path, *, asked: list[Any]) -> None:
-        self.work, self.file = work, work / PROGRESS
-        key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
-        known = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
-        self.state: dict[str, Any] = known if known.get("asked") == key else {"asked": key, "shards": {}}
-
-    def has(self, path: Path) -> bool:
-        return str(path.relative_to(self.work)) in self.state["shards"] and path.is_file()
-
-    def add(self, path: Path, lines: list[LayerError]) -> None:
-        self.state["shards"][str(path.relative_to(self.work))] = [vars(line) for line in lines]
-        write_json(self.file, self.state)
-
-    @property
-    def lines(self) -> list[LayerError]:
-        return [LayerError(**line) for lines in self.state["shards"].values() for line in lines]
+    if filled:
+        settle_(model.vision, phases=("prefill",))
+    else:
+        fill_alone(model.vision, "vision", found.tensors)
+    fill_alone(model.projector, "projector", found.tensors)
+    rows = resized(found.tensors[VOCABULARY], model.llm.vocab_size)
+    model.llm.embed_tokens = StoredEmbedding(rows, dtype=torch.float32)
+    shown = [model.embed(each) for each in inputs]
+    model.vision = model.projector = nn.Identity()
+    give_back()
+    return shown
 
 
-def finish(work: Path, target: Path, found: Checkpoint, shards: list[Shard], schemes: Mapping[str, Scheme]) -> None:
+def convert(unit: Unit, found: Checkpoint, plan: Plan, blocks: Blocks) -> tuple[dict[str, Tensor], list[LayerError]]:
+    """What stands for a unit in the file, by name without the part, and what that cost."""
+    if unit.block is None:
+        return {name.split(".", 1)[1]: read_alone(found.tensors, name).clone() for name in unit.names}, []
+    try:
+        name, block, report = next(blocks)
+    except ValueError as error:
+        raise CheckpointError(f"{unit.block}: {error}") from None
+    assert name == unit.block
+    if report is None:
+        return {}, []
+    tensors = block_tensors(block, name, plan.forms, plan.stored)
+    lines = [
+        LayerError(
+            name=line.name, scheme=str(line.scheme), weight_error=line.weight_error, output_error=line.output_error
+        )
+        for line in report.layers
+    ]
+    return {key.split(".", 1)[1]: tensor for key, tensor in tensors.items()}, lines
+
+
+def finish(work: Path, target: Path, found: Checkpoint, plan: Plan) -> None:
     """Indexes, configurations and tokenizer, then the name that makes it a checkpoint."""
     for folder in PARTS.values():
-        mine = [shard for shard in shards if shard.part == folder]
-        if len(mine) > 1:
-            write_index(work / folder, mine)
-    configs: dict[str, dict[str, Any]] = {}
-    for part, folder in (("llm", "llm"), ("vision", "vision_tower")):
-        used = [scheme for name, scheme in schemes.items() if name.startswith(f"{folder}.")]
-        if used:
-            configs[part] = {FIELD: form_of(used[0]).config(skipped=("lm_head",) if part == "llm" else ())}
+        shards = [shard for shard in plan.shards if shard.part == folder]
+        if len(shards) > 1:
+            write_index(work / folder, shards)
     tokenizer = Tokenizer.from_folder(found.tokenizer, chat_template=found.config.chat_template)
-    write_descriptions(work, found.config, tokenizer, quantized=configs)
+    write_descriptions(work, found.config, tokenizer, quantized=plan.configs)
     (work / PROGRESS).unlink()
     os.replace(work, target)
-
-
-def write_index(folder: Path, shards: list[Shard]) -> None:
-    places: dict[str, str] = {}
-    total = 0
-    for shard in shards:
-        with safe_open(folder / shard.file, framework="pt") as file:
-            places |= dict.fromkeys(file.keys(), shard.file)
-        total += (folder / shard.file).stat().st_size
-    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": cast(Any, places)})

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -18,10 +16,11 @@ from rich.table import Table
 
 from nvila_model.cli import options
 from nvila_model.cli.ending import CommandError
-from nvila_model.cli.progress import Stopwatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from nvila_kernels import QuantPolicy
 
     from nvila_model.inputs import ModelInputs
     from nvila_model.nvila import NVILA
@@ -42,11 +41,16 @@ class VisionScheme(StrEnum):
 
 
 def quantize(
+    context: typer.Context,
     source: Annotated[str, typer.Argument(metavar="SRC", help="nano, a folder, or a hub repository owner/name.")],
     target: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write; it must not exist.")],
     llm: Annotated[LLMScheme, typer.Option(help="4-bit weights for the language model.")] = LLMScheme.w4a16,
     vision: Annotated[VisionScheme, typer.Option(help="8 bits for the vision tower.")] = VisionScheme.w8a8,
     group: Annotated[int, typer.Option(min=0, help="Inputs that share a 4-bit scale; 0 for a whole row.")] = 128,
+    policy: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="TOML rules for single layers: skip, bits, group."),
+    ] = None,
     calibrate: Annotated[
         Path | None,
         typer.Option(
@@ -62,23 +66,38 @@ def quantize(
 ) -> None:
     """Write a quantized copy of a checkpoint, which every command then takes as --model.
 
-    Without --calibrate weights are rounded to nearest, tensor by tensor, in a fraction of the model's memory, and a run
-    that was stopped goes on where it was. With it the whole model is loaded.
+    It is read block by block, in a fraction of the model's memory, and a run that was stopped goes on where it was.
+    Without --calibrate weights are rounded to nearest.
     """
     from nvila_model.checkpoint.hub import locate
+    from nvila_model.checkpoint.quantize import quantize_checkpoint
+    from nvila_model.quantized import usual_policy
+    from nvila_model.rules import read_policy
 
     if llm is LLMScheme.none and vision is VisionScheme.none:
         raise CommandError("--llm none with --vision none leaves nothing to quantize: choose w4a16 or w8a8")
-    folder = locate(source, revision=revision, offline=offline, token=token)
-    chosen: dict[str, Any] = {
-        "llm": None if llm is LLMScheme.none else llm.value,
-        "vision": None if vision is VisionScheme.none else vision.value,
-    }
-    lines = (
-        rounded(folder, target, chosen, group) if calibrate is None else calibrated(
-            folder, target, chosen, group, conversations(calibrate, samples)
+    if policy is not None and (said := given(context, "llm", "vision", "group")):
+        raise CommandError(f"--policy decides for every layer, {' and '.join(said)} too: give one or the other")
+    rules: QuantPolicy = (
+        read_policy(policy)
+        if policy
+        else usual_policy(
+            llm="w4a16" if llm is LLMScheme.w4a16 else None,
+            vision="w8a8" if vision is VisionScheme.w8a8 else None,
+            group_size=group,
         )
-    )  # fmt: skip
+    )
+    folder = locate(source, revision=revision, offline=offline, token=token)
+    records = None if calibrate is None else conversations(calibrate, samples)
+
+    def calibration(model: NVILA) -> Sequence[ModelInputs]:
+        return [conversation(model, record, number) for number, record in records or ()]
+
+    with bar("rounding" if records is None else "choosing scales") as step:
+        found = quantize_checkpoint(
+            folder, target, policy=rules, calibration=None if records is None else calibration, step=step
+        )
+    lines = [vars(line) for line in found]
     before, after = weight_bytes(folder), weight_bytes(target)
     if as_json:
         typer.echo(json.dumps({"model": str(target), "bytes_before": before, "bytes_after": after, "layers": lines}))
@@ -88,45 +107,10 @@ def quantize(
     typer.echo(f"{len(lines)} layers, {before / 2**20:.1f} -> {after / 2**20:.1f} MiB: nvila ask --model {target} ...")
 
 
-def rounded(folder: Path, target: Path, chosen: dict[str, Any], group: int) -> list[dict[str, Any]]:
-    """Round to nearest, shard by shard."""
-    from nvila_model.checkpoint.quantize import quantize_checkpoint
-
-    with bar("rounding") as step:
-        lines = quantize_checkpoint(folder, target, **chosen, group_size=group, step=step)
-    return [{"name": line.name, "scheme": line.scheme, "weight_error": line.error} for line in lines]
-
-
-def calibrated(
-    folder: Path, target: Path, chosen: dict[str, Any], group: int, records: list[tuple[int, dict[str, Any]]]
-) -> list[dict[str, Any]]:
-    """Load the model, choose scales by what it sees, and save it under its name when it is whole."""
-    from nvila_model.checkpoint import CheckpointError, load
-    from nvila_model.quantized import quantize_model
-
-    if target.exists():
-        raise CheckpointError(f"{target} exists: choose another folder, or remove it first")
-    watch = Stopwatch()
-    with watch.stage("load", "loading the model"):
-        model = load(folder)
-    with watch.stage("read", "reading calibration data"):
-        inputs = [conversation(model, record, number) for number, record in records]
-    with watch.stage("calibrate", "choosing scales"):
-        found = quantize_model(model, **chosen, calibration=inputs, group_size=group)
-    work = target.with_name(f".{target.name}.part")
-    shutil.rmtree(work, ignore_errors=True)
-    with watch.stage("save", "writing"):
-        model.save_pretrained(str(work))
-        os.replace(work, target)
-    return [
-        {
-            "name": line.name,
-            "scheme": str(line.scheme),
-            "weight_error": line.weight_error,
-            "output_error": line.output_error,
-        }
-        for line in found.layers
-    ]
+def given(context: typer.Context, *names: str) -> list[str]:
+    """Which of some options the user has given."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return [f"--{name}" for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
 def conversations(file: Path, count: int) -> list[tuple[int, dict[str, Any]]]:
@@ -182,7 +166,7 @@ def show(lines: list[dict[str, Any]]) -> None:
     for heading in ("weight error", "output error"):
         table.add_column(heading, justify="right")
     for line in lines:
-        output = line.get("output_error")
+        output = line["output_error"]
         table.add_row(
             line["name"], line["scheme"], f"{line['weight_error']:.4f}", "-" if output is None else f"{output:.4f}"
         )

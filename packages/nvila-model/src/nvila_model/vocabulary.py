@@ -1,0 +1,29 @@
+"""An embedding that stays as it is in its file.
+
+A vocabulary of 150,000 tokens takes gigabytes in float32, and an answer reads a few hundred of its rows. Mapped from
+the file in the file's own type, only those rows are ever in memory.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class StoredEmbedding(nn.Embedding):
+    """Look up rows in one number format and give them in another.
+
+    Args:
+        weight: ``[tokens, width]``, kept as it is.
+        dtype: of what is given.
+
+    Shapes: int64 ``[...]`` -> ``[..., width]`` of ``dtype``.
+    """
+
+    def __init__(self, weight: Tensor, *, dtype: torch.dtype) -> None:
+        super().__init__(*weight.shape, device="meta")
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.given = dtype
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).to(self.given)
