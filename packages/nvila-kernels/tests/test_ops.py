@@ -70,23 +70,61 @@ def test_opcheck_of_a_product_of_codes() -> None:
     torch.library.opcheck(*FP8_PRODUCT, test_utils=("test_autograd_registration", "test_faketensor"))
 
 
-FUNCTIONS: list[Callable[[Tensor], Tensor]] = [INT4, INT8, lambda x: cast_fp8(x, by_row=True)[0].float()]
+ONE, WEIGHT8 = torch.ones(1), torch.randn(40, 256).to(E4M3)
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "Int4Linear": lambda x: INT4(x[None])[0],
+    "Int8Linear": lambda x: INT8(x[None])[0],
+    "cast_fp8": lambda x: cast_fp8(x)[0].float(),
+    "cast_fp8_amax": lambda x: ops.fp8.cast_fp8_amax(x, ONE, E4M3)[1],
+    "cast_fp8_rows": lambda x: cast_fp8(x, by_row=True)[0].float(),
+    "cast_fp8_transposed": lambda x: ops.fp8.cast_fp8_transposed(x, ONE, E4M3).float(),
+    "fp8_linear": lambda x: ops.fp8.fp8_linear(*ops.fp8.cast_fp8_rows(x, E4M3), WEIGHT8, ONE, None, FP16),
+    "quantize_static": lambda x: ops.w8a8.quantize_static(x, ONE),
+    "gelu_quantize": lambda x: ops.w8a8.gelu_quantize(x)[0],
+    "layer_norm_quantize": lambda x: ops.w8a8.layer_norm_quantize(x, torch.ones(256), torch.zeros(256), 1e-6)[0],
+    "int8_linear_requantize": lambda x: ops.w8a8.int8_linear_requantize(
+        *ops.w8a8.quantize_rows(x), INT8.weight, INT8.weight_scale, INT8.bias, True, ONE
+    ),
+    "dequantize": lambda x: x @ ops.w4a16.dequantize(INT4.packed, INT4.scale_zero, 256, 64, FP16, x.dtype).T,
+}
+"""Every operation at least once, behind a matrix of any number of rows and 256 columns."""
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=["int4", "int8", "fp8"])
-def test_compiles_whole_with_any_number_of_rows(function: Callable[[Tensor], Tensor]) -> None:
-    compiled = torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
+class Applied(nn.Module):
+    """A function as a module, which is what export takes."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_compiles_whole_with_any_number_of_rows(name: str) -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(FUNCTIONS[name], fullgraph=True, dynamic=True, backend="aot_eager")
     for rows in (2, 5, 16):
-        x = torch.randn(1, rows, 256)
-        assert torch.equal(compiled(x), function(x))
+        x = torch.randn(rows, 256)
+        assert torch.equal(compiled(x), FUNCTIONS[name](x))
 
 
-@pytest.mark.parametrize("layer", [INT4, INT8], ids=["int4", "int8"])
-def test_exports_with_dynamic_rows(layer: nn.Module) -> None:
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_exports_with_dynamic_rows(name: str) -> None:
     rows = torch.export.Dim("rows", min=2, max=4096)
-    program = torch.export.export(layer, (torch.randn(8, 256),), dynamic_shapes=({0: rows},))
+    program = torch.export.export(Applied(FUNCTIONS[name]), (torch.randn(8, 256),), dynamic_shapes=({0: rows},))
     x = torch.randn(37, 256)
-    assert torch.equal(program.module()(x), layer(x))
+    assert torch.equal(program.module()(x), FUNCTIONS[name](x))
+
+
+def test_every_operation_is_compiled_and_exported() -> None:
+    names: set[str] = set()
+    for function in FUNCTIONS.values():
+        program = torch.export.export(Applied(function), (torch.randn(8, 256),))
+        names |= {str(node.target).split(".")[1] for node in program.graph.nodes if "nvila_kernels" in str(node.target)}
+    assert names == {name_of(call) for call in [*CALLS, *FP8_CALLS, FP8_PRODUCT]}
 
 
 @pytest.mark.parametrize("call", [*CALLS, *FP8_CALLS, FP8_PRODUCT], ids=name_of)
