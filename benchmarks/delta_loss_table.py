@@ -1,187 +1,323 @@
 """The paper's Table 3 on nano: does a model learn more from what DeltaLoss keeps than from a random or a clustered
 share?
 
-    OMP_NUM_THREADS=1 uv run python benchmarks/delta_loss_table.py [--quick] [--out docs/results/deltaloss.md]
+    OMP_NUM_THREADS=1 uv run python benchmarks/delta_loss_table.py --work runs/deltaloss [--quick] [--sound]
 
-The pool: questions about drawn scenes of every kind, a tenth of them with the answer of another question of their
-kind, since real mixtures hold faults too. All models keep nano's vision tower, projector and embeddings as they are;
-only the layers of the language model are trained, from random weights. A large one (6 layers) and a small one (2
-layers) learn the whole pool and score it. Then, for three seeds, a model like the large one learns what each method
-keeps, for as many epochs whatever is left of the pool, as in the paper: fewer samples, fewer steps. Accuracy is exact
-match on test scenes, as in ``nvila-train eval``, the mean over the kinds, with the standard deviation over seeds.
+Prints the tables of docs/results/deltaloss.md. Whatever is done is kept in ``--work``, a line of ``cells.jsonl`` for
+every trained model, so that the same command goes on where it was stopped; another ``--seeds`` adds to it.
 
-The paper's margins are one to two points, so expect differences within the spread. Not run as a whole yet, so neither
-the hours it takes nor its figures are known; ``--quick`` goes the whole way with a handful of samples, which says
-nothing about the methods, and writes no page.
+All models keep nano's vision tower, projector and embeddings as they are, which is why each sample goes through them
+once for the whole series; their language model is nano's first ``KEPT`` layers with new ones behind. A large one (6
+layers) and a small one (2) learn a pool of their own, and score the pool of ``delta_loss_pool.py``, which they have
+not seen. Then, for each seed, a model like the large one learns what each method keeps of that pool, for as many
+epochs whatever is left, as in the paper: fewer samples, fewer steps. Exact match is of greedy answers to fresh
+scenes in typefaces that no pool has.
 """
 
 import argparse
-import random
+import json
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from delta_loss_pool import FAULTY, QUALITIES, QUESTIONS, SOUND, write_pool
 from nvila_model import NVILA
 from nvila_model.fusion import IGNORE, padded
-from nvila_model.messages import Conversation
-from nvila_train import delta_loss, prune
-from nvila_train.delta_loss.cluster import cluster
-from nvila_train.delta_loss.prune import Method
+from nvila_train import prune
+from nvila_train.delta_loss.answers import encoded, features, read
+from nvila_train.delta_loss.cluster import assign, feature
+from nvila_train.delta_loss.prepare import windows
+from nvila_train.delta_loss.records import Records
 from nvila_train.delta_loss.scores import Scores
-from nvila_train.evaluate import accuracy, evaluate, file_of
-from nvila_train.optim import rate_factor
-from nvila_train.playground import KINDS, draw
+from nvila_train.delta_loss.shards import score_records
+from nvila_train.optim import Optimizers, rate_factor
+from nvila_train.playground import KINDS
+from nvila_train.precision import computing
 from nvila_train.trainee import new_trainee
-from torch import Tensor
+from torch import Tensor, nn
 
 LARGE, SMALL = 6, 2
-"""Layers."""
+"""Layers of the language model."""
+KEPT = 1
+"""Of these, the first, as nano has them."""
 KEEP = (0.5, 0.3, 0.1)
-METHODS: tuple[Method, ...] = ("deltaloss", "cluster", "random")
-WRONG = 0.1
-RATE = 1e-3
+METHODS = ("deltaloss", "cluster", "random")
+RATE, MUON = 1e-3, 2e-3
 BATCH = 16
+CLUSTERS = 100
+
+Reading = tuple[Tensor, Tensor]
+"""A sample as the language model reads it: embeddings ``[t, d]`` and labels ``[t]``."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pool:
-    """Samples with their sources, and as the language model reads them: embeddings ``[t, d]`` and labels ``[t]``."""
+class Cell:
+    """One trained model: which share of the pool, by which method; ``large`` and ``small`` are the scorers."""
 
-    conversations: list[Conversation]
-    sources: list[str]
-    wrong: list[bool]
-    read: list[tuple[Tensor, Tensor]]
-
-
-def make_pool(nano: NVILA, samples: int) -> Pool:
-    """Questions about scenes of every kind in turn, some with an answer to another question of their kind."""
-    rng = random.Random(0)
-    asked: list[tuple[str, object, str, str]] = []
-    for number in range(samples):
-        kind = KINDS[number % len(KINDS)]
-        scene = draw(kind, seed=number)
-        question = rng.choice(scene.questions)
-        asked.append((kind, file_of(scene), question.question, question.answer))
-    answers = {kind: [answer for name, _, _, answer in asked if name == kind] for kind in KINDS}
-    conversations: list[Conversation] = []
-    wrong: list[bool] = []
-    for kind, medium, question, answer in asked:
-        told = rng.choice(answers[kind]) if rng.random() < WRONG else answer
-        wrong.append(told != answer)
-        conversations.append([{"role": "user", "content": [medium, question]}, {"role": "assistant", "content": told}])
-    read = [embedded(nano, conversation) for conversation in conversations]
-    return Pool(conversations=conversations, sources=[kind for kind, *_ in asked], wrong=wrong, read=read)
+    method: str
+    keep: float
+    seed: int
 
 
-@torch.no_grad()
-def embedded(nano: NVILA, conversation: Conversation) -> tuple[Tensor, Tensor]:
-    fused = nano.embed(nano.needed_processor().for_training(conversation), side="right")
-    assert fused.labels is not None
-    return fused.embeds[0], fused.labels[0]
+class Series:
+    """Everything that the cells share, made when it is first needed and kept in a folder."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.work: Path = options.work
+        self.samples, self.epochs, self.count = options.samples, options.epochs, options.count
+        self.shares = SOUND if options.sound else FAULTY
+        self.nano = NVILA.from_pretrained("nano")
+        test = 10**9
+        for name, first, samples, questions in (
+            ("pool", 0, self.samples, QUESTIONS),
+            ("scorers", 10**6, self.samples, QUESTIONS),
+        ):
+            write_pool(self.work / f"{name}.jsonl", samples, first=first, shares=self.shares, questions=questions)
+        write_pool(
+            self.work / "test.jsonl", self.count * len(KINDS), first=test, shares=SOUND, split="test", questions=1
+        )
+        self.records = Records.read(self.work / "pool.jsonl")
+        self.test = Records.read(self.work / "test.jsonl")
+        self.test_readings = self.readings("test")
+
+    def settings(self) -> dict[str, Any]:
+        """What a result depends on."""
+        sizes = {"large": LARGE, "small": SMALL, "kept": KEPT, "rate": RATE, "muon": MUON, "batch": BATCH}
+        return {"pool": self.records.digest, "test": self.test.digest, "epochs": self.epochs} | sizes
+
+    @torch.no_grad()
+    def readings(self, name: str) -> list[Reading]:
+        """The samples of a file after nano's vision tower, projector and embeddings."""
+        kept = self.work / f"{name}.pt"
+        if not kept.exists():
+            records = Records.read(self.work / f"{name}.jsonl")
+            talks = (records.conversation(row) for row in range(len(records)))
+            found: list[Reading] = []
+            for window in windows(talks, [self.nano.needed_processor()], limit=2**27):
+                inputs = [sample.inputs[0] for sample in window]
+                media = encoded(self.nano, inputs, features(self.nano, inputs))
+                found += [read(self.nano, each, media) for each in inputs]
+            torch.save(found, kept)
+        return torch.load(kept)
+
+    def scorer(self, method: str) -> NVILA:
+        """The large or the small model."""
+        model = fresh(self.nano, layers=LARGE if method == "large" else SMALL, seed=0)
+        kept = self.work / f"{method}.pt"
+        if not kept.exists():
+            train(model, self.readings("scorers"), epochs=self.epochs, seed=0)
+            torch.save(model.llm.state_dict(), kept)
+        model.llm.load_state_dict(torch.load(kept))
+        return model.eval()
+
+    def scores(self) -> Scores:
+        """The pool under both."""
+        kept = self.work / "scores.parquet"
+        score_records(self.records, kept, self.scorer("large"), self.scorer("small"))
+        return Scores.read(kept)
+
+    def looks(self) -> np.ndarray:
+        """What the cluster baseline goes by, ``[n, c]``."""
+        kept = self.work / "looks.npy"
+        if not kept.exists():
+            found = [feature(self.nano, row, self.records.conversation(row)) for row in range(len(self.records))]
+            np.save(kept, np.stack([each for each in found if each is not None]))
+        return np.load(kept)
 
 
 def fresh(nano: NVILA, *, layers: int, seed: int) -> NVILA:
-    """nano with new layers in its language model."""
+    """nano with ``layers`` layers in its language model, all but the first ``KEPT`` of them new."""
     assert nano.config is not None
     llm = nano.config.llm.model_copy(update={"num_hidden_layers": layers})
     config = nano.config.model_copy(update={"llm": llm})
     model = new_trainee(config, nano.needed_processor().tokenizer, seed=seed).model
-    kept = {name: value for name, value in nano.state_dict().items() if not name.startswith(("llm.layers", "llm.norm"))}
+    old = tuple(f"llm.layers.{number}." for number in range(KEPT))
+    kept = {
+        name: value
+        for name, value in nano.state_dict().items()
+        if name.startswith(old) or not name.startswith(("llm.layers", "llm.norm"))
+    }
     model.load_state_dict(kept, strict=False)
     return model
 
 
-def train(model: NVILA, samples: Sequence[tuple[Tensor, Tensor]], *, epochs: int, seed: int) -> NVILA:
-    """Train the layers on samples in random order, batches of like length."""
-    parameters = [*model.llm.layers.parameters(), *model.llm.norm.parameters()]
+def train(model: NVILA, samples: Sequence[Reading], *, epochs: int, seed: int) -> None:
+    """Train the layers on samples in random order."""
     model.requires_grad_(False)
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0)
+    layers = nn.ModuleList([*model.llm.layers, model.llm.norm]).requires_grad_(True)
+    matrices = [each for each in layers.parameters() if each.ndim == 2]
+    rest = [each for each in layers.parameters() if each.ndim != 2]
+    optimizers = Optimizers([{"params": rest, "lr": RATE}, {"params": matrices, "lr": MUON, "muon": True}])
     rng = np.random.default_rng(seed)
-    order = np.concatenate([rng.permutation(len(samples)) for _ in range(epochs)])
-    batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    order = [batch for _ in range(epochs) for batch in batches(samples, rng)]
     model.train()
-    for step, batch in enumerate(batches):
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * rate_factor(step, len(batches), floor=0.1)
+    for step, batch in enumerate(order):
+        optimizers.set_rates(rate_factor(step, len(order), floor=0.05))
         embeds = padded([samples[place][0] for place in batch], 0.0, "right")
         labels = padded([samples[place][1] for place in batch], IGNORE, "right")
-        loss = model.label_losses(model.llm(embeds), labels).mean()
-        optimizer.zero_grad()
+        with computing("bf16"):
+            loss = model.label_losses(model.llm(embeds), labels).mean()
+        optimizers.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-    return model.eval()
+        nn.utils.clip_grad_norm_(optimizers.parameters, 1.0)
+        optimizers.step()
+    model.eval()
 
 
-def exact(model: NVILA, count: int) -> float:
-    """Mean over the kinds of the share of right answers, in percent."""
-    return 100 * statistics.mean(accuracy(evaluate(model, seed=7, count=count)).values())
+def batches(samples: Sequence[Reading], rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Every sample once: those of like length together, among some that were drawn."""
+    order = rng.permutation(len(samples))
+    for start in range(0, len(order), 16 * BATCH):
+        drawn = sorted(order[start : start + 16 * BATCH], key=lambda place: len(samples[place][0]))
+        cut = [drawn[first : first + BATCH] for first in range(0, len(drawn), BATCH)]
+        yield from (np.array(cut[place]) for place in rng.permutation(len(cut)))
 
 
-def shown(values: Sequence[float]) -> str:
-    spread = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
+@torch.no_grad()
+def right(model: NVILA, samples: Sequence[Reading]) -> list[bool]:
+    """Whether the greedy answer to each is the true one: it is where each of its tokens is the likeliest."""
+    found: dict[int, bool] = {}
+    by_length = sorted(range(len(samples)), key=lambda place: len(samples[place][0]))
+    for start in range(0, len(by_length), BATCH):
+        batch = by_length[start : start + BATCH]
+        hidden = model.llm(padded([samples[place][0] for place in batch], 0.0, "right"))
+        for place, states in zip(batch, hidden, strict=True):
+            targets = samples[place][1][1:]
+            learnt = targets != IGNORE
+            likeliest = model.llm.logits(states[: len(targets)][learnt]).argmax(-1)
+            found[place] = bool((likeliest == targets[learnt]).all())
+    return [found[place] for place in range(len(samples))]
+
+
+def cells(seeds: int) -> Iterator[Cell]:
+    """In the order in which they are trained."""
+    yield from (Cell(method=name, keep=1.0, seed=0) for name in ("large", "small"))
+    for seed in range(1, seeds + 1):
+        yield Cell(method="all", keep=1.0, seed=seed)
+        yield from (Cell(method=method, keep=keep, seed=seed) for keep in KEEP for method in METHODS)
+
+
+def result(series: Series, cell: Cell, pool: Sequence[Reading]) -> dict[str, Any]:
+    """Train one cell and ask it."""
+    began = time.process_time()
+    if cell.method in ("large", "small"):
+        model, kept = series.scorer(cell.method), np.ones(0, dtype=bool)
+    else:
+        scores = series.scores()
+        kept = np.ones(len(scores), dtype=bool)
+        if cell.method != "all":
+            clusters = assign(series.looks(), count=CLUSTERS, seed=cell.seed) if cell.method == "cluster" else None
+            kept = prune(scores, keep=cell.keep, method=cell.method, seed=cell.seed, clusters=clusters).kept
+        model = fresh(series.nano, layers=LARGE, seed=cell.seed)
+        train(model, [pool[place] for place in np.flatnonzero(kept)], epochs=series.epochs, seed=cell.seed)
+    answers = right(model, series.test_readings)
+    qualities = Counter(series.records[int(place)]["quality"] for place in np.flatnonzero(kept))
+    return asdict(cell) | {
+        "samples": int(kept.sum()), "qualities": qualities, "right": "".join(str(int(each)) for each in answers),
+        "seconds": round(time.process_time() - began, 1), "settings": series.settings(),
+    }  # fmt: skip
+
+
+def blind(pool: Records, test: Records) -> list[bool]:
+    """Whether each question is guessed by who knows the sound part of the pool and sees no picture."""
+    answers: dict[str, Counter[str]] = defaultdict(Counter)
+    overall: dict[str, Counter[str]] = defaultdict(Counter)
+    for record in (pool[row] for row in range(len(pool))):
+        question, answer = (turn["value"] for turn in record["conversations"])
+        if record["quality"] == "sound":
+            answers[question][answer] += 1
+            overall[record["source"]][answer] += 1
+    guesses: list[bool] = []
+    for record in (test[row] for row in range(len(test))):
+        question, answer = (turn["value"] for turn in record["conversations"])
+        guess = answers.get(question, overall[record["source"]]).most_common(1)[0][0]
+        guesses.append(guess == answer)
+    return guesses
+
+
+def percent(right_: np.ndarray) -> str:
+    """The mean over questions and its standard error, of ``[questions]`` shares of right answers."""
+    return f"{100 * right_.mean():.1f} ± {100 * right_.std(ddof=1) / len(right_) ** 0.5:.1f}"
+
+
+def tables(series: Series, done: dict[Cell, dict[str, Any]]) -> str:
+    """What the page shows: the methods, then the kinds."""
+    sources = np.array([series.test[row]["source"] for row in range(len(series.test))])
+    blindly = np.array(blind(series.records, series.test), dtype=float)
+    groups: dict[tuple[str, float], list[dict[str, Any]]] = defaultdict(list)
+    for cell, line in done.items():
+        groups[cell.method, cell.keep].append(line)
+    means = {
+        key: np.mean([[int(each) for each in line["right"]] for line in lines], axis=0) for key, lines in groups.items()
+    }
+    rows = [f"| | blind guess | | | {percent(blindly)} | | |"]
+    kinds = [f"| blind guess | | {' | '.join(percent(blindly[sources == kind]) for kind in KINDS)} |"]
+    for (method, keep), lines in groups.items():
+        found = means[method, keep]
+        seeds = [100 * line["right"].count("1") / len(line["right"]) for line in lines]
+        spread = f"{statistics.stdev(seeds):.1f}" if len(seeds) > 1 else ""
+        random = means.get(("random", keep))
+        ahead = "" if random is None or method == "random" else percent(found - random)
+        held = Counter[str]()
+        for line in lines:
+            held.update(line["qualities"])
+        shares = " / ".join(f"{100 * held[each] / held.total():.0f}" for each in QUALITIES) if held.total() else ""
+        count = str(lines[0]["samples"] or "")
+        rows.append(f"| {100 * keep:.0f} % | {method} | {count} | {shares} | {percent(found)} | {spread} | {ahead} |")
+        kinds.append(
+            f"| {method} | {100 * keep:.0f} % | {' | '.join(percent(found[sources == kind]) for kind in KINDS)} |"
+        )
+    return "\n".join([
+        f"{len(sources)} questions, {max(map(len, groups.values()))} seeds",
+        "",
+        "| kept | method | samples | sound / told / wrong, % | exact match, % | over seeds | ahead of random |",
+        "|---|---|---|---|---|---|---|",
+        *rows,
+        "",
+        f"| method | kept | {' | '.join(KINDS)} |",
+        "|---|---|" + "---|" * len(KINDS),
+        *kinds,
+    ])  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=6000, help="of the pool")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--work", type=Path, default=Path("runs/deltaloss"), help="folder that keeps what is done")
+    parser.add_argument("--samples", type=int, default=4800, help="of the pool")
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--count", type=int, default=100, help="test questions a kind")
-    parser.add_argument("--quick", action="store_true", help="a handful of everything")
-    parser.add_argument("--out", type=Path, help="the page to write")
+    parser.add_argument("--count", type=int, default=300, help="test questions a kind")
+    parser.add_argument("--sound", action="store_true", help="a pool without faults; give it a folder of its own")
+    parser.add_argument("--quick", action="store_true", help="a handful of everything, which says nothing")
     options = parser.parse_args()
     if options.quick:
-        options.samples, options.epochs, options.seeds, options.count, options.out = 16, 1, 1, 1, None
+        options.samples, options.epochs, options.seeds, options.count = 16, 1, 1, 4
     torch.set_num_threads(1)
-    began = time.monotonic()
-    nano = NVILA.from_pretrained("nano")
-    pool = make_pool(nano, options.samples)
-    large, small = (
-        train(fresh(nano, layers=n, seed=0), pool.read, epochs=options.epochs, seed=0) for n in (LARGE, SMALL)
-    )
-    found = list(delta_loss(pool.conversations, large, small))
-    scores = Scores.of(range(len(found)), pool.sources, found, facts={})
-    lines = [
-        f"{options.samples} samples, {sum(pool.wrong)} of them with a wrong answer; {options.epochs} epochs.",
-        f"The large model: {exact(large, options.count):.1f} %, the small one: {exact(small, options.count):.1f} %.",
-        "",
-        "| kept | method | wrong answers among them | exact match |",
-        "|---|---|---|---|",
-    ]
-    results = {"all": [], **{(keep, method): [] for keep in KEEP for method in METHODS}}
-    faults = {key: [] for key in results}
-    for seed in range(1, options.seeds + 1):
-        clusters = cluster(pool.conversations, nano, seed=seed)
-        for key in results:
-            if key == "all":
-                kept = np.ones(len(scores), dtype=bool)
-            else:
-                kept = prune(scores, keep=key[0], method=key[1], seed=seed, clusters=clusters).kept
-            places = np.flatnonzero(kept)
-            model = train(
-                fresh(nano, layers=LARGE, seed=seed), [pool.read[place] for place in places],
-                epochs=options.epochs, seed=seed,
-            )  # fmt: skip
-            results[key].append(exact(model, options.count))
-            faults[key].append(100 * float(np.mean(np.array(pool.wrong)[places])))
-            print(seed, key, f"{results[key][-1]:.1f} % after {time.monotonic() - began:.0f} s", flush=True)
-    for key, values in results.items():
-        keep, method = ("100 %", "all") if key == "all" else (f"{100 * key[0]:.0f} %", key[1])
-        lines.append(f"| {keep} | {method} | {statistics.mean(faults[key]):.1f} % | {shown(values)} % |")
-    print("\n".join(lines))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        command = f"benchmarks/delta_loss_table.py --samples {options.samples} --epochs {options.epochs}"
-        head = f"# DeltaLoss on nano\n\n`uv run python {command} --seeds {options.seeds} --count {options.count}`\n\n"
-        options.out.write_text(head + "\n".join(lines) + "\n")
+    series = Series(options)
+    log = options.work / "cells.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    wanted = list(cells(options.seeds))
+    settings = series.settings()
+    done = {
+        Cell(method=line["method"], keep=line["keep"], seed=line["seed"]): line
+        for line in lines
+        if line["settings"] == settings
+    }
+    pool = series.readings("pool")
+    for cell in wanted:
+        if cell not in done:
+            done[cell] = result(series, cell, pool)
+            with log.open("a") as file:
+                file.write(json.dumps(done[cell]) + "\n")
+            share = 100 * done[cell]["right"].count("1") / len(done[cell]["right"])
+            print(f"{cell.method} {cell.keep} {cell.seed}: {share:.1f} %, {done[cell]['seconds']} s", flush=True)
+    print(tables(series, {cell: done[cell] for cell in wanted}))
 
 
 if __name__ == "__main__":

@@ -126,9 +126,10 @@ class NVILA(nn.Module):
 
         Shapes: tiles ``[sum of plan.tiles, 3, s, s]``.
         """
-        if not plans:
-            return []
-        features = self.features(tiles)
+        return self.feature_tokens(self.features(tiles), plans) if plans else []
+
+    def feature_tokens(self, features: Tensor, plans: Sequence[TilePlan]) -> list[list[Tensor]]:
+        """The same of what ``features`` gave. Shapes: ``[sum of plan.tiles, patches, c]``."""
         if not all(plan.merges for plan in plans):
             tokens = self.project(features, square(features))
             parts = tokens.split([plan.tiles for plan in plans])
@@ -143,22 +144,28 @@ class NVILA(nn.Module):
         parts = tokens.split([grid.count for grid in grids])
         return [[merge_grid(part, grid).flatten(0, 1)] for part, grid in zip(parts, grids, strict=True)]
 
-    def encode_images(self, images: Sequence[TiledImage]) -> list[list[Tensor]]:
-        """For each image what stands in place of its media tokens: ``[t, d]`` for each, framed."""
+    def encode_images(self, images: Sequence[TiledImage], features: Tensor | None = None) -> list[list[Tensor]]:
+        """For each image what stands in place of its media tokens: ``[t, d]`` for each, framed.
+
+        Args:
+            features: of the tiles of all images, where they are known already.
+        """
         if not images:
             return []
-        tiles = torch.cat([image.tiles for image in images])
-        tokens = self.media_tokens(tiles, [image.plan for image in images])
+        if features is None:
+            features = self.features(torch.cat([image.tiles for image in images]))
+        tokens = self.feature_tokens(features, [image.plan for image in images])
         embedding = self.llm.embed_tokens
         return [[self.image_framing.frame(part[None], embedding)[0] for part in parts] for parts in tokens]
 
-    def encode_video(self, videos: Sequence[TiledVideo]) -> list[Tensor]:
-        """For each video what stands in place of its media token: ``[t, d]``, pooled and framed."""
+    def encode_video(self, videos: Sequence[TiledVideo], features: Tensor | None = None) -> list[Tensor]:
+        """For each video what stands in place of its media token, ``[t, d]``, pooled and framed."""
         if not videos:
             return []
-        tiles = torch.cat([video.tiles for video in videos])
+        if features is None:
+            features = self.features(torch.cat([video.tiles for video in videos]))
         plans = [video.plan for video in videos for _ in range(video.frames)]
-        parts = iter(self.media_tokens(tiles, plans))
+        parts = iter(self.feature_tokens(features, plans))
         encoded: list[Tensor] = []
         for video in videos:
             frames = [tokens for _ in range(video.frames) for tokens in next(parts)]

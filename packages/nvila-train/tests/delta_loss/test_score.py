@@ -1,5 +1,6 @@
 """Scores against a plain loop over samples and scores over the whole vocabulary, in every grouping."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from nvila_train.delta_loss.answers import LogProbability
 from nvila_train.delta_loss.errors import DeltaLossError
 from nvila_train.delta_loss.prepare import agree, windows
 from nvila_train.delta_loss.records import Records
-from nvila_train.delta_loss.score import Score
+from nvila_train.delta_loss.score import Score, same_tower
 
 
 @torch.no_grad()
@@ -80,6 +81,39 @@ def test_a_shared_picture_is_encoded_once(records, models, monkeypatch):
     seen.clear()
     assert list(delta_loss([talk, records.conversation(1)], large, small)) == once * 2
     assert sum(seen) == tiles
+
+
+def test_models_with_one_tower_look_once(records, models, make_tiny, monkeypatch):
+    """Trained with a frozen tower, two models differ behind it only."""
+    large, small = models[0], make_tiny(16)
+    small.vision.load_state_dict(large.vision.state_dict())
+    assert same_tower(large, small)
+    seen = []
+    forward = type(large.vision).forward
+    monkeypatch.setattr(
+        type(large.vision), "forward", lambda self, tiles: seen.append(len(tiles)) or forward(self, tiles)
+    )
+    found = list(delta_loss(talks(records), large, small))
+    once = sum(seen)
+    seen.clear()
+    next(small.vision.parameters()).data.view(-1)[-1] += 1e-3
+    assert not same_tower(large, small)
+    list(delta_loss(talks(records), large, small))
+    assert sum(seen) == 2 * once
+    small.vision.load_state_dict(large.vision.state_dict())
+    for score, talk in zip(found, talks(records), strict=True):
+        assert score.small.total == pytest.approx(plain(small, talk)[0], rel=1e-6, abs=1e-5)
+
+
+def test_a_tower_of_another_depth_or_kind_is_another(models):
+    large = models[0]
+    assert same_tower(large, large)
+    deeper = copy.copy(large)
+    deeper.config = large.config.model_copy(update={"mm_vision_select_layer": -2})
+    assert not same_tower(large, deeper)
+    unknown = copy.copy(large)
+    unknown.config = None
+    assert not same_tower(large, unknown)
 
 
 def test_a_window_holds_what_fits(records, models):

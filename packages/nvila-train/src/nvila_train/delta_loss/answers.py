@@ -1,6 +1,6 @@
 """Log-probabilities of the answers of many samples under one model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,11 @@ from nvila_train.delta_loss.rows import Batch, batches
 
 SCORED_AT_ONCE = 2048
 """Positions whose scores over the vocabulary exist at the same time."""
+TILES_AT_ONCE = 128
+"""Tiles that are copied behind each other; more would leave a processor's caches."""
+
+Features = dict[int, Tensor]
+"""What a vision tower makes of a picture's or clip's tiles, ``[tiles, patches, c]``, by the identity of the medium."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,17 +37,19 @@ class LogProbability:
 
 
 @torch.no_grad()
-def log_probabilities(model: NVILA, samples: Sequence[ModelInputs], *, positions: int) -> list[LogProbability]:
+def log_probabilities(
+    model: NVILA, samples: Sequence[ModelInputs], seen: Features, *, positions: int
+) -> list[LogProbability]:
     """Each sample's log-probability, in order.
 
     Every target is the token itself; the bell curve that training puts over time tokens is no probability.
 
     Args:
-        samples: inputs of one row each, with labels. A picture or clip that is the same object in several of them
-            goes through the vision tower once.
+        samples: inputs of one row each, with labels.
+        seen: their pictures and clips as ``features`` gives them, or as a model with the same vision tower did.
         positions: of the language model in one batch, padding included.
     """
-    media = _encode(model, samples)
+    media = encoded(model, samples, seen)
     lengths = [inputs.token_counts(model.image_tokens, model.video_tokens)[0] for inputs in samples]
     found: dict[int, LogProbability] = {}
     for batch in batches(lengths, positions):
@@ -53,13 +60,55 @@ def log_probabilities(model: NVILA, samples: Sequence[ModelInputs], *, positions
     return [found[sample] for sample in range(len(samples))]
 
 
-def _encode(model: NVILA, samples: Sequence[ModelInputs]) -> dict[int, Any]:
-    """What stands in place of every picture and clip, by the identity of its tiles."""
+@torch.no_grad()
+def features(model: NVILA, samples: Sequence[ModelInputs]) -> Features:
+    """Every picture and clip through the vision tower; one that is the same object in several samples goes once."""
+    media = {id(medium): medium for inputs in samples for medium in (*inputs.images, *inputs.videos)}
+    found: Features = {}
+    for some in _portions([*media.values()]):
+        seen = model.features(torch.cat([medium.tiles for medium in some]))
+        found.update(zip(map(id, some), seen.split([len(medium.tiles) for medium in some]), strict=True))
+    return found
+
+
+def encoded(model: NVILA, samples: Sequence[ModelInputs], seen: Features) -> dict[int, Any]:
+    """What stands in place of every picture and clip, by the identity of the medium."""
     images = {id(image): image for inputs in samples for image in inputs.images}
     videos = {id(video): video for inputs in samples for video in inputs.videos}
-    return dict(zip(images, model.encode_images([*images.values()]), strict=True)) | dict(
-        zip(videos, model.encode_video([*videos.values()]), strict=True)
-    )
+    tokens: dict[int, Any] = {}
+    for media, encode in ((images, model.encode_images), (videos, model.encode_video)):
+        for some in _portions([*media.values()]):
+            known = torch.cat([seen[id(medium)] for medium in some])
+            tokens.update(zip(map(id, some), encode(some, known), strict=True))
+    return tokens
+
+
+def _portions(media: Sequence[Any]) -> Iterator[list[Any]]:
+    """Pictures and clips in order, as many at once as have ``TILES_AT_ONCE`` tiles, and at least one."""
+    portion: list[Any] = []
+    tiles = 0
+    for medium in media:
+        if portion and tiles + len(medium.tiles) > TILES_AT_ONCE:
+            yield portion
+            portion, tiles = [], 0
+        portion.append(medium)
+        tiles += len(medium.tiles)
+    if portion:
+        yield portion
+
+
+def read(model: NVILA, inputs: ModelInputs, media: dict[int, Any]) -> tuple[Tensor, Tensor]:
+    """One sample as the language model reads it, of what ``encoded`` gives.
+
+    Shapes: -> embeddings ``[t, d]``, labels int64 ``[t]``, ``IGNORE`` where nothing is predicted.
+    """
+    text = [model.llm.embed_tokens(inputs.input_ids[0].to(model.device))]
+    images = [media[id(image)] for image in inputs.images]
+    videos = [media[id(video)] for video in inputs.videos]
+    fused = fuse(inputs, text, images, videos, side="right")
+    assert fused.labels is not None
+    fused.labels[0, 0] = IGNORE  # the sample before it would predict it
+    return fused.embeds[0], fused.labels[0]
 
 
 def _losses(model: NVILA, samples: Sequence[ModelInputs], media: dict[int, Any], batch: Batch) -> Tensor:
@@ -67,14 +116,9 @@ def _losses(model: NVILA, samples: Sequence[ModelInputs], media: dict[int, Any],
     embeds: list[Tensor] = []
     labels: list[Tensor] = []
     for inputs in samples:
-        text = [model.llm.embed_tokens(inputs.input_ids[0].to(model.device))]
-        images = [media[id(image)] for image in inputs.images]
-        videos = [media[id(video)] for video in inputs.videos]
-        fused = fuse(inputs, text, images, videos, side="right")
-        assert fused.labels is not None
-        fused.labels[0, 0] = IGNORE  # the sample before it would predict it
-        embeds.append(fused.embeds[0])
-        labels.append(fused.labels[0])
+        embedded, learnt = read(model, inputs, media)
+        embeds.append(embedded)
+        labels.append(learnt)
     targets = _in_rows(labels, batch, IGNORE)[:, 1:]
     positions, mask = _apart([len(row) for row in embeds], batch, model.device) if batch.shared else (None, None)
     hidden = model.llm(_in_rows(embeds, batch, 0.0), positions=positions, mask=mask)

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from nvila_model.messages import Conversation
 from nvila_model.nvila import NVILA
 
-from nvila_train.delta_loss.answers import LogProbability, log_probabilities
+from nvila_train.delta_loss.answers import LogProbability, features, log_probabilities
 from nvila_train.delta_loss.errors import DeltaLossError
 from nvila_train.delta_loss.prepare import Sample, windows
 
@@ -45,7 +46,8 @@ def delta_loss(
 ) -> Iterator[Score]:
     """The log-probabilities of the answers of each conversation under two models, in order.
 
-    Each conversation is read once, and goes through each model once.
+    Each conversation is read once, and goes through each model once; through the vision tower once for both, if both
+    have the same.
 
     Args:
         conversations: messages of content parts, answers included.
@@ -64,15 +66,36 @@ def delta_loss(
         )
     models = (large, small)
     processors = [model.needed_processor() for model in models]
+    alike = same_tower(large, small)
     for samples in windows(conversations, processors, limit=window, first=first, workers=workers):
         for index, model in enumerate(models):
             check_lengths(model, samples, index)
-        found = [
-            log_probabilities(model, [sample.inputs[index] for sample in samples], positions=positions)
-            for index, model in enumerate(models)
-        ]
-        for ours, theirs in zip(*found, strict=True):
-            yield Score(large=ours, small=theirs)
+        ours, theirs = ([sample.inputs[index] for sample in samples] for index in range(2))
+        seen = features(large, ours)
+        known = seen if alike and ours[0] is theirs[0] else features(small, theirs)
+        found = (
+            log_probabilities(large, ours, seen, positions=positions),
+            log_probabilities(small, theirs, known, positions=positions),
+        )
+        for one, other in zip(*found, strict=True):
+            yield Score(large=one, small=other)
+
+
+def same_tower(a: NVILA, b: NVILA) -> bool:
+    """Whether two models see alike: the same description of the vision tower, and the same weights on one device.
+
+    So it is where models were trained with a frozen tower.
+    """
+    if a.config is None or b.config is None or a.config.vision != b.config.vision or a.device != b.device:
+        return False
+    if a.config.mm_vision_select_layer != b.config.mm_vision_select_layer:
+        return False
+    ours, theirs = (
+        {name: value for name, value in model.state_dict().items() if name.startswith("vision.")} for model in (a, b)
+    )
+    return ours.keys() == theirs.keys() and all(
+        value.dtype == theirs[name].dtype and torch.equal(value, theirs[name]) for name, value in ours.items()
+    )
 
 
 def check_lengths(model: NVILA, samples: Iterable[Sample], index: int) -> None:
