@@ -1,4 +1,4 @@
-"""An embedding that stays as it is in its file.
+"""An embedding and an output head that stay as they are in their file.
 
 A vocabulary of 150,000 tokens takes gigabytes in float32, and an answer reads a few hundred of its rows. Mapped from
 the file in the file's own type, only those rows are ever in memory.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class StoredEmbedding(nn.Embedding):
@@ -27,3 +28,20 @@ class StoredEmbedding(nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input).to(self.given)
+
+
+class StoredHead(nn.Module):
+    """Scores by a weight in the number format of its file; activations are cast to it.
+
+    Args:
+        weight: ``[tokens, width]``, kept as it is.
+
+    Shapes: ``[..., width]`` -> ``[..., tokens]`` of the same float type.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden.to(self.weight.dtype), self.weight).to(hidden.dtype)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 from nvila_kernels import Int4Linear, Int8Linear
 from nvila_kernels.formats import WritableFormat
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from nvila_model.checkpoint.load import check, replace
@@ -21,14 +20,7 @@ if TYPE_CHECKING:
     from nvila_model.checkpoint.layout import Tensors
 
 
-def read_alone(tensors: Tensors, name: str) -> Tensor:
-    """A tensor from a file that is opened for it alone, so that no mapped page outlives it."""
-    with safe_open(tensors.place(name), framework="pt") as file:
-        names = set(file.keys())
-        return file.get_tensor(name if name in names else name.split(".", 1)[1])
-
-
-def fill_alone(module: nn.Module, prefix: str, tensors: Tensors, *, leave: tuple[str, ...] = ()) -> None:
+def fill_copy(module: nn.Module, prefix: str, tensors: Tensors, *, leave: tuple[str, ...] = ()) -> None:
     """Give every parameter of a module on the meta device a float32 copy of its tensor.
 
     Args:
@@ -42,7 +34,7 @@ def fill_alone(module: nn.Module, prefix: str, tensors: Tensors, *, leave: tuple
         sources = published_names(name)
         for source in sources:
             check(name, source, parameter, tensors, pieces=len(sources))
-        found = join(name, [read_alone(tensors, source) for source in sources])
+        found = join(name, [tensors[source] for source in sources])
         replace(module, inside, found.to(torch.float32, copy=True))
 
 
@@ -66,7 +58,7 @@ class StoredBlocks(Mapping[str, nn.Module]):
             if not self.keep:
                 self.let_go()
             block = copy.deepcopy(self.empty[name])
-            fill_alone(block, name, self.tensors)
+            fill_copy(block, name, self.tensors)
             self.model.set_submodule(name, block)
             self.present.add(name)
         return self.model.get_submodule(name)

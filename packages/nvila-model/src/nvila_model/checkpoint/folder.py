@@ -42,6 +42,8 @@ def read_json(path: Path) -> dict[str, Any]:
 class TensorFolder(Mapping[str, Tensor]):
     """The tensors of a folder by name, read when asked for and backed by the file.
 
+    Each has a mapping of its own, so that the pages that were read of it go when it goes.
+
     Raises: CheckpointError if the folder has no safetensors file, or one that is broken. Pickled weights
     (``.bin``, ``.pt``) are never opened.
     """
@@ -77,7 +79,8 @@ class TensorFolder(Mapping[str, Tensor]):
         return self._files[file]
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._open(self._places[name]).get_tensor(name)
+        with safe_open(self.place(name), framework="pt") as file:
+            return file.get_tensor(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from nvila_model.checkpoint.quantized import place
 from nvila_model.nvila import NVILA
 from nvila_model.parity import Parity
 from nvila_model.tokenizer import Tokenizer
+from nvila_model.vocabulary import StoredEmbedding, StoredHead
 
 VOCABULARY = ("llm.embed_tokens.weight", "llm.lm_head.weight")
 
@@ -40,6 +41,7 @@ def load(
     offline: bool = False,
     token: str | None = None,
     adapter: str | Path | None = None,
+    stored_vocabulary: bool = False,
 ) -> NVILA:
     """Load a checkpoint in the original or the Hugging Face layout.
 
@@ -52,6 +54,8 @@ def load(
         config_overrides: replace these top-level fields of ``config.json``.
         parity: reproduce the reference's choices; see ``docs/parity.md``.
         adapter: a folder or a hub repository in PEFT's layout; it is added to the weights.
+        stored_vocabulary: leave embedding and output head in the number format of their file, and in the file. A head
+            of 16 bits then rounds what it reads to 16 bits; ``settled.settle_model`` makes one of 8.
 
     Raises: CheckpointError, in one sentence that names the file and what was expected.
     """
@@ -65,10 +69,24 @@ def load(
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else stored_dtype(config)
     used = place(model, found.tensors, config, dtype=dtype, device=device)
+    if stored_vocabulary:
+        used |= store_vocabulary(model, found.tensors, dtype=dtype)
     fill(model, found.tensors, dtype=dtype, device=device, used=used)
     if adapter is not None:
         add_adapter(model, locate(adapter, offline=offline, token=token))
     return model.eval()
+
+
+def store_vocabulary(model: NVILA, tensors: Tensors, *, dtype: torch.dtype) -> set[str]:
+    """Embedding and head as they are in the file; the names of their tensors."""
+    rows = model.llm.vocab_size
+    sources = [source for name in VOCABULARY for source in published_names(name)]
+    embedding, head = (sources[0], sources[0] if model.llm.lm_head is None else sources[1])
+    check(VOCABULARY[0], embedding, model.llm.embed_tokens.weight, tensors, pieces=1)
+    check(VOCABULARY[1], head, model.llm.embed_tokens.weight, tensors, pieces=1)
+    model.llm.embed_tokens = StoredEmbedding(resized(tensors[embedding], rows), dtype=dtype)
+    model.llm.lm_head = cast(nn.Linear, StoredHead(resized(tensors[head], rows)))
+    return {embedding, head}
 
 
 def fill(
@@ -82,6 +100,8 @@ def fill(
     used = set(used)
     for name, parameter in list(model.named_parameters()):
         sources = published_names(name)
+        if used.issuperset(sources):
+            continue
         for source in sources:
             check(name, source, parameter, tensors, pieces=len(sources))
         used.update(sources)

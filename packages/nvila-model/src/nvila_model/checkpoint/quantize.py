@@ -27,7 +27,7 @@ from nvila_kernels.quantize import QuantReport
 from torch import Tensor, nn
 
 from nvila_model.assemble import assemble
-from nvila_model.checkpoint.blocks import StoredBlocks, block_names, block_tensors, fill_alone, read_alone
+from nvila_model.checkpoint.blocks import StoredBlocks, block_names, block_tensors, fill_copy
 from nvila_model.checkpoint.folder import CheckpointError, resized
 from nvila_model.checkpoint.layout import Checkpoint, open_checkpoint
 from nvila_model.checkpoint.names import published_names
@@ -231,7 +231,7 @@ def quantized_blocks(
     forward: Callable[[Any], object] = model.hidden
     batches: Sequence[Any] | None = None
     if inputs is not None and part == "vision":
-        fill_alone(model.vision, part, found.tensors, leave=(f"{place}.",))
+        fill_copy(model.vision, part, found.tensors, leave=(f"{place}.",))
         forward, batches = model.vision, tiles(inputs, torch.device("cpu"))
     elif inputs is not None:
         batches = embedded(found, model, inputs, filled="vision" in plan.configs)
@@ -248,8 +248,8 @@ def embedded(found: Checkpoint, model: NVILA, inputs: Sequence[ModelInputs], *, 
     if filled:
         settle_(model.vision, phases=("prefill",))
     else:
-        fill_alone(model.vision, "vision", found.tensors)
-    fill_alone(model.projector, "projector", found.tensors)
+        fill_copy(model.vision, "vision", found.tensors)
+    fill_copy(model.projector, "projector", found.tensors)
     rows = resized(found.tensors[VOCABULARY], model.llm.vocab_size)
     model.llm.embed_tokens = StoredEmbedding(rows, dtype=torch.float32)
     shown = [model.embed(each) for each in inputs]
@@ -261,7 +261,7 @@ def embedded(found: Checkpoint, model: NVILA, inputs: Sequence[ModelInputs], *, 
 def convert(unit: Unit, found: Checkpoint, plan: Plan, blocks: Blocks) -> tuple[dict[str, Tensor], list[LayerError]]:
     """What stands for a unit in the file, by name without the part, and what that cost."""
     if unit.block is None:
-        return {name.split(".", 1)[1]: read_alone(found.tensors, name).clone() for name in unit.names}, []
+        return {name.split(".", 1)[1]: found.tensors[name].clone() for name in unit.names}, []
     try:
         name, block, report = next(blocks)
     except ValueError as error:

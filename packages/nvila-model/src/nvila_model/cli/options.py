@@ -151,11 +151,20 @@ class Source:
                 offline=self.offline,
                 token=self.token,
                 adapter=self.adapter,
+                stored_vocabulary=device.type == "cpu" and self.dtype is None and quantized(folder),
             )
         except ValueError as error:
             if type(error).__module__.startswith("nvila_"):
                 raise
             raise CheckpointError(f"{self.name}: {error}") from None
+
+
+def quantized(folder: Path) -> bool:
+    """Whether the language model of a checkpoint has few bits."""
+    from nvila_model.checkpoint.layout import open_checkpoint
+    from nvila_model.checkpoint.quantized import formats
+
+    return "llm" in formats(open_checkpoint(folder).config)
 
 
 def settle(model: NVILA) -> None:
@@ -165,7 +174,7 @@ def settle(model: NVILA) -> None:
     if model.device.type == "cpu" and quantized_layers(model):
         from nvila_model.settled import settle_model
 
-        settle_model(model)
+        settle_model(model, head=any(name.startswith("llm.") for name in quantized_layers(model)))
 
 
 def available(name: str) -> torch.device:
