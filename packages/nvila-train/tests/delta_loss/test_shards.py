@@ -1,5 +1,7 @@
 """A file of scores: the same bytes after an interruption and from any number of processes."""
 
+import multiprocessing
+import runpy
 import sys
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from nvila_train.delta_loss.errors import DeltaLossError
 from nvila_train.delta_loss.records import Records
 from nvila_train.delta_loss.scores import Scores
 from nvila_train.delta_loss.shards import score_records
+
+WORKER = Path(__file__).parents[1] / "processes" / "scoring.py"
 
 Models = tuple[NVILA, NVILA]
 
@@ -60,6 +64,32 @@ def test_processes_share_the_shards(records: Records, models: Models, whole: byt
     assert done == [False, True]
     assert out.read_bytes() == whole
     assert score_records(records, out, *models, shard=3, rank=0, world=2)
+
+
+def test_two_processes_of_torchrun_make_the_file_of_one(records: Records, models: Models, tmp_path: Path):
+    """Two real processes with models read from folders, at the same time."""
+    out = tmp_path / "two.parquet"
+    arguments = ["score", str(records.path), "--shard", "3", "--out", str(out)]
+    for name, model in zip(("large", "small"), models, strict=True):
+        model.save_pretrained(str(tmp_path / name))
+        arguments += [f"--{name}", str(tmp_path / name)]
+    context = multiprocessing.get_context("forkserver")  # imports once, for all processes of all tests
+    processes = [
+        context.Process(
+            target=runpy.run_path,
+            args=(str(WORKER), {"SETTINGS": {"rank": rank, "world": 2, "arguments": arguments}}, "__main__"),
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+    assert [process.exitcode for process in processes] == [0, 0]
+    large, small = (NVILA.from_pretrained(str(tmp_path / name)) for name in ("large", "small"))
+    assert score_records(records, tmp_path / "one.parquet", large, small, shard=3)
+    assert out.read_bytes() == (tmp_path / "one.parquet").read_bytes()
+    assert not (tmp_path / "two.parquet.parts").exists()
 
 
 def test_a_lost_process_is_started_again_alone(records: Records, models: Models, whole: bytes, tmp_path: Path):
