@@ -74,3 +74,11 @@ def test_delayed_scaling_compiles_whole() -> None:
     x = torch.randn(4, 8)
     compiled(x)
     assert delayed.history.tolist() == [x.abs().max().item(), 0.0, 0.0]
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+def test_zeros_among_values_near_underflow_stay_zero(by_row: bool) -> None:
+    """Gradients in bfloat16 reach down to 1e-40, where the reciprocal of max|x| / 57344 is infinite."""
+    x = torch.tensor([[0.0, 1e-38, -1e-40]], dtype=torch.bfloat16)
+    codes, scale = cast_fp8(x, E5M2, by_row=by_row)
+    torch.testing.assert_close(codes.double() * scale.double(), x.double(), rtol=0.125, atol=1e-42)

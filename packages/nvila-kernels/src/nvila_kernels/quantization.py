@@ -21,6 +21,9 @@ INT8_MAX = 127
 FP8_MAX = {torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 57344.0}
 """The largest finite value of each float8 type."""
 
+FP8_SMALLEST_SCALE = 2.0**-126
+"""Of a float8 tensor: below it the reciprocal is infinite, and zeros would become NaN."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Int4Codes:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from nvila_kernels.pack import unpack_int4, unpack_scale_zero
 from nvila_kernels.quantization import (
     FP8_MAX,
+    FP8_SMALLEST_SCALE,
     Int4Codes,
     dequantize_int4,
     padded_features,
@@ -121,9 +122,9 @@ def int8_linear_requantize(
 
 
 def fp8_scale(largest: Tensor, dtype: torch.dtype) -> Tensor:
-    """``max|x| / largest finite code``; 1 where everything is zero."""
-    limit = FP8_MAX[dtype]
-    return torch.where(largest == 0, torch.full_like(largest, limit), largest) / limit
+    """``max|x| / largest finite code``, at least ``FP8_SMALLEST_SCALE``; 1 where everything is zero."""
+    scale = (largest / FP8_MAX[dtype]).clamp_min(FP8_SMALLEST_SCALE)
+    return torch.where(largest == 0, torch.ones_like(scale), scale)
 
 
 def cast_fp8(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:

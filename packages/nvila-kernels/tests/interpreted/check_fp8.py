@@ -27,6 +27,24 @@ def check_every_input(target: torch.dtype, source: torch.dtype, scale: float) ->
     assert equal(kernels.cast_fp8_transposed(x, factor, target), expected.T.contiguous())
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("source", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("mixed", [False, True], ids=["neighbours together", "mixed"])
+def check_every_input_by_row(target: torch.dtype, source: torch.dtype, mixed: bool) -> None:
+    """A row of neighbours has one exponent, a mixed one has all of them; infinities have no scale."""
+    x = torch.arange(65536, dtype=torch.int32).to(torch.uint16).view(source)
+    x = torch.where(x.isfinite(), x, torch.zeros_like(x))
+    x = x.reshape(1024, 64).T.contiguous() if mixed else x.reshape(64, 1024)
+    codes, scale = kernels.cast_fp8_rows(x, target)
+    expected = reference.cast_fp8_rows(x, target)
+    assert equal(codes, expected[0])
+    assert torch.equal(scale, expected[1])
+    assert equal(kernels.cast_fp8(x, scale, target), expected[0])
+    noted, largest = kernels.cast_fp8_amax(x, torch.tensor([0.037]), target)
+    assert equal(noted, reference.cast_fp8(x, torch.tensor([0.037]), target))
+    assert largest.item() == kernels.amax(x).item() == torch.finfo(source).max
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     m=st.integers(1, 80),

@@ -93,6 +93,22 @@ def tokens(m: int, k: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
     return (torch.randn(m, k, generator=torch.Generator().manual_seed(seed)) * 3).to(dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("mixed", [False, True], ids=["neighbours together", "mixed"])
+def check_every_input(dtype: torch.dtype, mixed: bool) -> None:
+    """All finite values of a 16-bit type; a row of neighbours has one exponent, a mixed one has all of them."""
+    x = torch.arange(65536, dtype=torch.int32).to(torch.uint16).view(dtype)
+    x = torch.where(x.isfinite(), x, torch.zeros_like(x))
+    x = x.reshape(1024, 64).T.contiguous() if mixed else x.reshape(64, 1024)
+    codes, scale = kernels.quantize_rows(x)
+    expected = reference.quantize_rows(x)
+    assert torch.equal(codes, expected[0])
+    assert torch.equal(scale, expected[1])
+    for step in (1.0, 0.037, 900.0):
+        static = torch.tensor([step])
+        assert torch.equal(kernels.quantize_static(x, static), reference.quantize_static(x, static))
+
+
 @settings(max_examples=40, deadline=None)
 @given(**ROWS)
 def check_quantize_is_exact(m: int, k: int, dtype: torch.dtype, seed: int) -> None:

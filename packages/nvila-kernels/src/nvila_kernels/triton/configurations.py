@@ -81,7 +81,7 @@ INT4: dict[int, dict[int, Tile]] = {
 """W4A16, by architecture and the most rows of a bucket."""
 
 _WARP_PRODUCTS = {
-    64: Tile(block_m=64, block_n=128, block_k=64, warps=4, stages=4, halves=True),
+    64: Tile(block_m=64, block_n=128, block_k=64, warps=2, stages=4, halves=True),
     MANY: Tile(block_m=128, block_n=128, block_k=64, warps=4, stages=3, halves=True),
 }
 _GROUP_PRODUCTS = {

@@ -31,14 +31,14 @@ def cast(
 
 
 @triton.jit
-def cast_rows(x, codes, scale, K, LIMIT: tl.constexpr, BLOCK: tl.constexpr):
+def cast_rows(x, codes, scale, K, LIMIT: tl.constexpr, SMALLEST: tl.constexpr, BLOCK: tl.constexpr):
     """Each row by its own largest value, read once."""
     row = tl.program_id(0).to(tl.int64)
     feature = tl.arange(0, BLOCK)
     inside = feature < K
     value = tl.load(x + row * K + feature, mask=inside, other=0.0).to(tl.float32)
     largest = tl.max(tl.abs(value), axis=0)
-    step = tl.math.div_rn(tl.where(largest == 0.0, LIMIT, largest), LIMIT)
+    step = tl.where(largest == 0.0, 1.0, tl.maximum(tl.math.div_rn(largest, LIMIT), SMALLEST))
     tl.store(scale + row, step)
     value = tl.clamp(value * tl.math.div_rn(1.0, step), -LIMIT, LIMIT)
     tl.store(codes + row * K + feature, value.to(codes.dtype.element_ty), mask=inside)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from nvila_kernels import reference
 from nvila_kernels.pack import BLOCK
-from nvila_kernels.quantization import FP8_MAX
+from nvila_kernels.quantization import FP8_MAX, FP8_SMALLEST_SCALE
 from nvila_kernels.triton import fp8
 from nvila_kernels.triton.architecture import architecture
 from nvila_kernels.triton.configurations import FP8, UNFUSED, row_options, tile_of
@@ -57,7 +57,7 @@ def cast_fp8_rows(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         block = triton.next_power_of_2(x.shape[1])
         fp8.cast_rows[(x.shape[0],)](
             x.contiguous(), codes, scale, x.shape[1],
-            LIMIT=FP8_MAX[dtype], BLOCK=block, **row_options(block),
+            LIMIT=FP8_MAX[dtype], SMALLEST=FP8_SMALLEST_SCALE, BLOCK=block, **row_options(block),
         )  # fmt: skip
     return codes, scale
 

@@ -64,8 +64,10 @@ def target_of(case: Shipped) -> float | None:
         if case.dtype == "fp16":
             return {90: 2.4, 100: 3.0}.get(case.arch, 2.0)
         return {80: 2.3, 86: 2.3, 87: 2.3, 89: 2.3, 90: 2.7}.get(case.arch)
-    if case.kernel == "w8a8" and case.launch.constants["BLOCK_M"] >= 128:
-        return {80: 52.0, 86: 52.0, 87: 52.0, 89: 52.0, 90: 120.0}.get(case.arch)
+    if case.kernel == "w8a8" and case.arch == 90:
+        return 120.0 if case.launch.constants["BLOCK_M"] >= 128 else None  # few rows: more tiles beat larger ones
+    if case.kernel == "w8a8":
+        return {80: 52.0, 86: 52.0, 87: 52.0, 89: 52.0}.get(case.arch)
     return None
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 import triton.language as tl
 
-from nvila_kernels.quantization import FP8_MAX, padded_features
+from nvila_kernels.quantization import FP8_MAX, FP8_SMALLEST_SCALE, padded_features
 from nvila_kernels.triton import fp8, rows, w4a16
 from nvila_kernels.triton.compiled.ahead import Launch
 from nvila_kernels.triton.configurations import ARCHITECTURES, DECODE_ROWS, FP8, INT4, INT8, UNFUSED, Tile, row_options
@@ -145,7 +145,7 @@ def row_launches(features: int) -> Iterator[tuple[str, str, dict[str, str], Any,
     norm = types | {"weight": "*fp16", "bias": "*fp16", "epsilon": "fp32"}
     yield "layer_norm_quantize", "int8", norm, rows.layer_norm_quantize, constants
     for dtype, kind, limit in FLOAT8:
-        cast = {"LIMIT": limit, "BLOCK": block}
+        cast = {"LIMIT": limit, "SMALLEST": FP8_SMALLEST_SCALE, "BLOCK": block}
         yield "cast_rows", dtype, types | {"codes": kind, "x": "*bf16"}, fp8.cast_rows, cast
 
 
