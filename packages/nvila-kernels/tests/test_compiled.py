@@ -14,11 +14,11 @@ import pytest
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed on this platform", allow_module_level=True)
 
-from nvila_kernels.triton.compiled.ahead import amd, compile_ahead
+from nvila_kernels.triton.compiled.ahead import amd, compile_ahead, nvidia
 from nvila_kernels.triton.compiled.cubin import Cubin, macs, parse
 from nvila_kernels.triton.compiled.findings import examine, faults
-from nvila_kernels.triton.compiled.shipped import Shipped, int4_launch, product_launch, shipped
-from nvila_kernels.triton.configurations import ARCHITECTURES, INT4, INT8
+from nvila_kernels.triton.compiled.shipped import Shipped, shipped
+from nvila_kernels.triton.configurations import AMD, ARCHITECTURES, SHARED_LIMIT
 
 LISTING = """
 .text.kernel:
@@ -120,14 +120,32 @@ def test_real_kernels_are_sound_and_reach_their_targets(case: Shipped) -> None:
     assert finding.faults == ()
 
 
-@pytest.mark.parametrize("architecture", ["gfx942", "gfx1100"])
-@pytest.mark.parametrize("family", ["w4a16", "w8a8"])
-def test_amd_compiles_through_the_twin(architecture: str, family: str) -> None:
-    if family == "w4a16":
-        launch = int4_launch("fp16", INT4[80][16], 128, half=False, assembly=False)
-    else:
-        launch = product_launch("*i8", "*i8", "*fp16", "*fp16", INT8[80][64], gelu=True, quantize=False, assembly=False)
-    assert compile_ahead(launch, amd(architecture)).asm["hsaco"][:4] == b"\x7fELF"
+GPUS_OF_AMD = ["gfx942", "gfx1100"]
+
+
+def check_amd(case: Shipped, architecture: str) -> None:
+    """Compiled, without PTX, within the 64 KiB of shared memory that one block has."""
+    compiled = compile_ahead(case.launch, amd(architecture))
+    assert compiled.asm["hsaco"][:4] == b"\x7fELF"
+    assert "inline_asm" not in compiled.asm["ttir"]
+    assert compiled.metadata.shared <= SHARED_LIMIT[AMD]
+
+
+@pytest.mark.parametrize("architecture", GPUS_OF_AMD)
+@pytest.mark.parametrize("name", ["w4a16 fp16 16x128 group 128", "w8a8 int8 64x128x64 to int8 gelu"])
+def test_amd_compiles_through_the_twin(architecture: str, name: str) -> None:
+    check_amd(next(case for case in shipped((AMD,)) if case.name == f"{name} sm_{AMD}"), architecture)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", GPUS_OF_AMD)
+@pytest.mark.parametrize("case", shipped((AMD,)), ids=lambda case: case.name)
+def test_every_kernel_compiles_for_amd(architecture: str, case: Shipped) -> None:
+    check_amd(case, architecture)
+
+
+def test_the_check_for_ptx_can_fail() -> None:
+    assert "inline_asm" in compile_ahead(DECODE.launch, nvidia(89)).asm["ttir"]
 
 
 def test_an_interpreting_process_cannot_compile() -> None:

@@ -1,4 +1,7 @@
-"""Every kernel that this package launches, as the compiler sees it, from the tables of ``triton.configurations``."""
+"""Every kernel that this package launches, as the compiler sees it, from the tables of ``triton.configurations``.
+
+Those of ``AMD`` hold no inline assembly.
+"""
 # pyright: basic
 # Kernels carry no usable types.
 
@@ -12,7 +15,17 @@ import triton.language as tl
 from nvila_kernels.quantization import FP8_MAX, FP8_SMALLEST_SCALE, padded_features
 from nvila_kernels.triton import fp8, rows, w4a16
 from nvila_kernels.triton.compiled.ahead import Launch
-from nvila_kernels.triton.configurations import ARCHITECTURES, DECODE_ROWS, FP8, INT4, INT8, UNFUSED, Tile, row_options
+from nvila_kernels.triton.configurations import (
+    AMD,
+    ARCHITECTURES,
+    DECODE_ROWS,
+    FP8,
+    INT4,
+    INT8,
+    UNFUSED,
+    Tile,
+    row_options,
+)
 from nvila_kernels.triton.product import byte_product
 
 FLOATS = {"fp16": tl.float16, "bf16": tl.bfloat16}
@@ -92,7 +105,7 @@ def int4(arch: int) -> Iterator[Shipped]:
                 dtype=dtype,
                 arch=arch,
                 config=f"{tile.block_m}x{tile.block_n} group {group or 'row'}{extra}",
-                launch=int4_launch(dtype, tile, group, half=half, split=split),
+                launch=int4_launch(dtype, tile, group, half=half, split=split, assembly=arch != AMD),
                 unit="instructions_per_weight" if decode else "macs_per_instruction",
                 work=128 * tile.block_n * (1 if decode else tile.block_m) // threads,
                 half=half,
@@ -129,17 +142,19 @@ def products(arch: int) -> Iterator[Shipped]:
                 dtype=dtype,
                 arch=arch,
                 config=f"{tile.block_m}x{tile.block_n}x{tile.block_k} to {ending}",
-                launch=product_launch(x, weight, kind, out, tile, gelu=quantize, quantize=quantize),
+                launch=product_launch(
+                    x, weight, kind, out, tile, gelu=quantize, quantize=quantize, assembly=arch != AMD
+                ),
                 unit="macs_per_instruction",
                 work=tile.block_m * tile.block_n * tile.block_k // (tile.warps * 32),
             )
 
 
-def row_launches(features: int) -> Iterator[tuple[str, str, dict[str, str], Any, dict[str, Any]]]:
+def row_launches(features: int, *, assembly: bool) -> Iterator[tuple[str, str, dict[str, str], Any, dict[str, Any]]]:
     """The kernels that hold a row: name, type, types of the arguments, kernel, constants."""
     block = 1 << (padded_features(features) - 1).bit_length()
     types = {"x": "*fp16", "codes": "*i8", "scale": "*fp32", "K": "i32"}
-    constants = {"PADDED": padded_features(features), "ASM": True, "BLOCK": block}
+    constants = {"PADDED": padded_features(features), "ASM": assembly, "BLOCK": block}
     yield "quantize_rows", "int8", types, rows.quantize_rows, constants | {"GELU": False}
     yield "gelu_quantize", "int8", types, rows.quantize_rows, constants | {"GELU": True}
     norm = types | {"weight": "*fp16", "bias": "*fp16", "epsilon": "fp32"}
@@ -152,7 +167,7 @@ def row_launches(features: int) -> Iterator[tuple[str, str, dict[str, str], Any,
 def row_kernels(arch: int) -> Iterator[Shipped]:
     """Kernels without a product, at SigLIP's widths."""
     for features in SIGLIP:
-        for name, dtype, types, kernel, constants in row_launches(features):
+        for name, dtype, types, kernel, constants in row_launches(features, assembly=arch != AMD):
             if dtype != "int8" and arch not in FP8:
                 continue
             options = row_options(constants["BLOCK"])
@@ -168,11 +183,11 @@ def row_kernels(arch: int) -> Iterator[Shipped]:
             )
 
 
-def flat_launches() -> Iterator[tuple[str, str, dict[str, str], Any, dict[str, Any]]]:
+def flat_launches(*, assembly: bool) -> Iterator[tuple[str, str, dict[str, str], Any, dict[str, Any]]]:
     """The kernels that take a tensor in blocks of any shape, in the form of ``row_launches``."""
     counts = {"M": "i32", "K": "i32"}
     static = {"x": "*fp16", "scale": "*fp32", "codes": "*i8"} | counts
-    yield "quantize_static", "int8", static, rows.quantize_static, {"PADDED": 4352, "ASM": True, "BLOCK": 1024}
+    yield "quantize_static", "int8", static, rows.quantize_static, {"PADDED": 4352, "ASM": assembly, "BLOCK": 1024}
     sums = {"workspace": "*fp32", "bias": "*fp16", "out": "*fp16", "M": "i32", "N": "i32"}
     yield "sum_splits", "fp16", sums, w4a16.sum_splits, {"BIAS": True, "SPLIT": 4, "BLOCK": 1024}
     yield "amax", "bf16", {"x": "*bf16", "largest": "*fp32", "COUNT": "i32"}, fp8.block_amax, {"BLOCK": 4096}
@@ -185,7 +200,7 @@ def flat_launches() -> Iterator[tuple[str, str, dict[str, str], Any, dict[str, A
 
 def flat_kernels(arch: int) -> Iterator[Shipped]:
     """Kernels that take a tensor in blocks, with triton's usual 4 warps."""
-    for name, dtype, types, kernel, constants in flat_launches():
+    for name, dtype, types, kernel, constants in flat_launches(assembly=arch != AMD):
         if dtype in ("e4m3", "e5m2") and arch not in FP8:
             continue
         elements = constants["BLOCK"] ** (2 if name == "cast_transposed" else 1)
