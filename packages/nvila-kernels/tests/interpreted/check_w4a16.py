@@ -64,7 +64,7 @@ SHAPES = {
 }
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=140, deadline=None)
 @given(m=st.integers(1, 16), half=st.booleans(), **SHAPES)
 def check_decode(
     m: int, half: bool, n: int, k: int, group: int, dtype: torch.dtype, scale_dtype: torch.dtype, seed: int
@@ -72,7 +72,7 @@ def check_decode(
     compare(m, n, k, group, dtype, scale_dtype, seed, half)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=90, deadline=None)
 @given(m=st.integers(17, 70), half=st.booleans(), **SHAPES)
 def check_prefill(
     m: int, half: bool, n: int, k: int, group: int, dtype: torch.dtype, scale_dtype: torch.dtype, seed: int
