@@ -85,7 +85,7 @@ def wide_tokenizer(folder: Path, rows: int) -> Path:
 
 
 def run(words: list[str]) -> tuple[float, float, str]:
-    """A command's seconds, its peak in GB and what it printed; a child counts from its parent's size, which is small."""
+    """A command's seconds, peak in GB and output; a child counts from its parent's size, which is small."""
     started = perf_counter()
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -1,6 +1,7 @@
 """How fast does a processor answer with 4-bit weights, and how much memory does that take?
 
     uv run python benchmarks/bench_cpu_llm.py [--threads 2] [--layers 28] [--prompt 512] [--answer 32]
+        [--llama llama/bin/python --gguf qwen2-1.5b-q4_0.gguf]
 
 Qwen2-1.5B's shape with random weights, a process a model, one after the other:
 
@@ -8,7 +9,7 @@ Qwen2-1.5B's shape with random weights, a process a model, one after the other:
            all else float32
 ``bf16``   transformers' Qwen2ForCausalLM in bfloat16
 ``fp32``   the same in float32
-``Q4_0``   llama.cpp, where llama-cpp-python can be imported and --gguf names a Q4_0 file of this shape
+``Q4_0``   llama.cpp, in an environment that has llama-cpp-python, on a file that ``make_gguf.py`` made there
 
 "prefill" reads the prompt, "decode" is the median token after it, both with the scores of the next token. "weights" is
 what the parameters and packed weights take, "cache" keys and values, "peak" the most that the process held above what
@@ -18,7 +19,6 @@ prefill 2 times fp32 and 1.5 times llama.cpp, peak 1.2 times weights and cache. 
 
 import argparse
 import gc
-import importlib.util
 import json
 import os
 import statistics
@@ -146,24 +146,16 @@ def transformers_model(options: argparse.Namespace, dtype: torch.dtype) -> dict[
     return {**found, "weights": weights, "cache": size, "peak": memory("VmHWM") - before}
 
 
-def llama(options: argparse.Namespace) -> dict[str, Any]:
-    if importlib.util.find_spec("llama_cpp") is None:
-        return {"absent": "llama-cpp-python is not installed here"}
-    if options.gguf is None:
-        return {"absent": "--gguf names no Q4_0 file of this shape"}
-    module: Any = __import__("llama_cpp")
-    before = memory("VmRSS")
-    length = options.prompt + options.answer + 1
-    model = module.Llama(str(options.gguf), n_ctx=length, n_threads=options.threads, n_threads_batch=options.threads)
-    found = timed(lambda: model.eval(list(range(options.prompt))), lambda: model.eval([1]), options.answer)
-    return {**found, "weights": options.gguf.stat().st_size, "cache": 0, "peak": memory("VmHWM") - before}
+def llama(options: argparse.Namespace) -> list[str]:
+    """The command that times llama.cpp."""
+    counts = (options.threads, options.prompt, options.answer)
+    return [str(options.llama), str(Path(__file__).with_name("run_llama.py")), str(options.gguf), *map(str, counts)]
 
 
 MODELS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "W4A16": ours,
     "bf16": lambda options: transformers_model(options, torch.bfloat16),
     "fp32": lambda options: transformers_model(options, torch.float32),
-    "Q4_0": llama,
 }
 
 
@@ -173,7 +165,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=28, help="fewer for a quick look")
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--answer", type=int, default=32)
-    parser.add_argument("--gguf", type=Path, help="Q4_0 file for llama.cpp")
+    parser.add_argument("--llama", type=Path, help="python of an environment with llama-cpp-python")
+    parser.add_argument("--gguf", type=Path, help="Q4_0 file of this shape for it; make_gguf.py makes one")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--only", choices=MODELS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -183,8 +176,10 @@ def main() -> None:
         return
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     found: dict[str, dict[str, Any]] = {}
-    for name in MODELS:
-        words = [sys.executable, __file__, *sys.argv[1:], "--only", name]
+    commands = {name: [sys.executable, __file__, *sys.argv[1:], "--only", name] for name in MODELS}
+    if options.llama and options.gguf:
+        commands["Q4_0"] = llama(options)
+    for name, words in commands.items():
         run = subprocess.run(words, env=environment, check=True, stdout=subprocess.PIPE, text=True)
         found[name] = json.loads(run.stdout.splitlines()[-1])
     if options.json:
@@ -200,16 +195,13 @@ def show(found: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
         f"{'':8}{'prefill ms':>12}{'decode ms':>12}{'weights MiB':>13}{'peak MiB':>10}{'peak / (weights + cache)':>26}"
     )
     for name, row in found.items():
-        if "absent" in row:
-            print(f"{name:8}  not measured: {row['absent']}")
-            continue
         share = row["peak"] / (row["weights"] + row["cache"])
         print(
             f"{name:8}{row['prefill'] * 1e3:12.1f}{row['decode'] * 1e3:12.2f}{row['weights'] / 2**20:13.0f}"
             f"{row['peak'] / 2**20:10.0f}{share:26.2f}"
         )
     for phase, peer in (("decode", "bf16"), ("decode", "Q4_0"), ("prefill", "fp32"), ("prefill", "Q4_0")):
-        if "absent" not in found[peer]:
+        if peer in found:
             print(f"{phase}: {found[peer][phase] / found['W4A16'][phase]:.2f} x {peer}")
     print("kernels:", "; ".join(found["W4A16"]["kernels"]))
 
