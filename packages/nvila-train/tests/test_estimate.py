@@ -8,11 +8,15 @@ import pytest
 import torch
 from nvila_model import NVILA, NVILAConfig
 from nvila_model.estimate import outline
+from nvila_train.blocks import prepared
 from nvila_train.cli.app import app
-from nvila_train.cli.estimate import card_bytes, description, size
+from nvila_train.cli.estimate import card_bytes, description, read, size
 from nvila_train.estimate import Cost, Load, estimate_step, filled, step_loss
 from nvila_train.live import Live
+from nvila_train.nf4 import is_packed, packed_bytes
 from nvila_train.recipe import RecipeError
+from nvila_train.tuning import tune
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from typer.testing import CliRunner
 
@@ -93,10 +97,36 @@ def test_what_makes_a_step_smaller():
 
 @pytest.mark.slow
 def test_an_adapter_for_8b_fits_24_gb():
-    cost = estimate_step(description("NVILA-8B"), Load(), vision="layernorm", llm="qlora", dtype=torch.bfloat16)
-    assert cost.fits(card_bytes("24GB"))
-    full = estimate_step(description("NVILA-8B"), Load(), dtype=torch.bfloat16)
+    """As the shipped recipe tunes it; without recomputation, or in full, it does not."""
+    config, ways, precision, recompute, (dtype, frozen) = read("nvila-8b-qlora")
+    assert (ways.vision, ways.llm, recompute) == ("layernorm", "qlora", "block")
+    tuned = estimate_step(config, Load(), vision="layernorm", llm="qlora", rank=ways.rank, precision=precision,
+                          recompute=recompute, dtype=dtype, frozen=frozen)  # fmt: skip
+    assert tuned.fits(card_bytes("24GB"))
+    full = estimate_step(config, Load(), recompute="block", dtype=torch.bfloat16)
     assert not full.fits(card_bytes("24GB"))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the profiler's, about its own events
+@pytest.mark.parametrize(("llm", "recompute"), [("full", "block"), ("lora", "none"), ("qlora", "none")])
+def test_what_a_tuned_step_takes(tmp_path: Path, llm: Any, recompute: Any):
+    """The same for adapters, over weights in four bits too, and for blocks that are computed again."""
+    config = description("nano")
+    vision = "full" if llm == "full" else "layernorm"
+    cost = estimate_step(config, LOAD, vision=vision, llm=llm, rank=4, recompute=recompute)
+    model = real(config)
+    if llm != "full":
+        tune(model, vision, llm, rank=4)
+    learning = sum(parameter.numel() * 4 for parameter in model.parameters() if parameter.requires_grad)
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and is_packed(layer)]
+    small = sum(packed_bytes(layer) - layer.weight.numel() for layer in layers)  # bytes are numbers of a packed weight
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) + small
+    blocks = [*model.llm.layers, *model.get_submodule("vision.trunk.blocks").children()]
+    model.train()
+    with prepared(blocks, recompute=recompute):
+        taken = allocated(lambda: step_loss(model, LOAD)[0].backward(), tmp_path)
+    assert cost.peak == pytest.approx(weights + 2 * learning + taken, rel=0.1)
+    assert cost.weights == pytest.approx(weights, rel=0.01)
 
 
 def test_live_counts_storages_once_and_forgets_them():

@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from nvila_train.precision import attention
+
 Recompute = Literal["none", "block", "selective"]
 
 aten = torch.ops.aten
@@ -54,10 +56,17 @@ def prepared(blocks: Sequence[nn.Module], *, recompute: Recompute = "none", comp
 
 def recomputed(forward: Callable[..., Any], how: Recompute) -> Callable[..., Any]:
     """A block's forward pass whose intermediate results are not kept."""
+    forward = partial(as_before, forward)
     if how == "selective":
         contexts = partial(create_selective_checkpoint_contexts, keep_dear)
         return partial(checkpoint, forward, use_reentrant=False, context_fn=contexts)
     return partial(checkpoint, forward, use_reentrant=False)
+
+
+def as_before(forward: Callable[..., Any], *given: Any) -> Any:
+    """A forward pass that is the same the second time, when the loss is done: torch brings back autocast alone."""
+    with attention():
+        return forward(*given)
 
 
 def keep_dear(context: Any, operation: Any, *_: Any, **__: Any) -> CheckpointPolicy:

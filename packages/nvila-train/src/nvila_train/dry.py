@@ -17,6 +17,7 @@ from torch import Tensor
 from nvila_train.optim import Optimizers, rate_factor
 from nvila_train.recipe import Recipe, RecipeError, Stage
 from nvila_train.trainee import Trainee, param_groups
+from nvila_train.tuning import tune
 
 STEPS = 2
 PICTURE = 4096
@@ -70,7 +71,11 @@ def dry_run(recipe: Recipe) -> Iterator[DryStage]:
 def outlined(recipe: Recipe) -> Trainee:
     """The model that a recipe trains, without memory."""
     if recipe.preset is not None:
-        return Trainee(outline(preset(recipe.preset)), scaffolding=False)
+        trainee = Trainee(outline(preset(recipe.preset)), scaffolding=False)
+        if recipe.tune is not None:  # adapters are the same over four bits and over more
+            plain = "lora" if recipe.tune.llm == "qlora" else recipe.tune.llm
+            tune(trainee.model, **recipe.tune.model_dump() | {"llm": plain})
+        return trainee
     if recipe.llm is None:
         raise RecipeError(f"recipe {recipe.name} begins with {recipe.init}: name the preset of its sizes to dry-run it")
     return Trainee(outline(recipe.config(rows=recipe.llm.vocabulary + SPECIAL))).to("meta")

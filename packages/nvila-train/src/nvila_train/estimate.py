@@ -9,8 +9,11 @@ The data of a step are conversations of one image each: the visual tokens, then 
 learnt.
 """
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +23,12 @@ from nvila_model.estimate import outline
 from nvila_model.nvila import NVILA
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from nvila_train import fp8
 from nvila_train.blocks import Recompute, prepared
 from nvila_train.live import Live
 from nvila_train.nf4 import BITS
+from nvila_train.operations import Operations
 from nvila_train.precision import Precision, PrecisionName, computing
 from nvila_train.tuning import LanguageTuning, ProjectorTuning, VisionTuning, tune
 
@@ -92,6 +95,7 @@ def estimate_step(
     precision: Precision | PrecisionName = "fp32",
     recompute: Recompute = "none",
     dtype: torch.dtype = torch.float32,
+    frozen: torch.dtype | None = None,
 ) -> Cost:
     """Try one step on fake tensors.
 
@@ -99,24 +103,31 @@ def estimate_step(
         vision, llm, projector, rank: what learns, as in ``tune``.
         recompute: what the blocks of both towers compute again.
         dtype: of the weights, except those in 4 bits.
+        frozen: of the weights that do not learn; the same by default.
     """
     model = outline(config)
+    adapted = "lora" in (vision, llm) or llm == "qlora"
+    if adapted:  # before there are fake tensors, which ``peft`` cannot convert
+        tune(model, vision, "lora" if llm == "qlora" else llm, projector=projector, rank=rank)
+    else:
+        freeze(model, {"vision": vision, "llm": llm, "projector": projector})
     with FakeTensorMode():
-        filled(model, dtype)
-        packed = [layer.weight for layer in model.llm.layers.modules() if isinstance(layer, nn.Linear)]
-        if "lora" in (vision, llm) or llm == "qlora":
-            # 4-bit layers keep nothing else for the backward pass than plain ones, so those stand for them
-            tune(model, vision, "lora" if llm == "qlora" else llm, projector=projector, rank=rank)
-        else:
-            freeze(model, {"vision": vision, "llm": llm, "projector": projector})
-        cost = tried(model.train(), load, Precision.of(precision), recompute)
-    return four_bits(cost, packed) if llm == "qlora" else cost
+        filled(model, dtype, frozen=dtype if frozen is None else frozen)
+        packed = four_bits(model.llm.layers) if llm == "qlora" else ()
+        return tried(model.train(), load, Precision.of(precision), recompute, packed)
 
 
-def filled(model: NVILA, dtype: torch.dtype) -> NVILA:
-    """An outline with weights of no particular value; in a ``FakeTensorMode`` they take no memory."""
+def filled(model: NVILA, dtype: torch.dtype, *, frozen: torch.dtype | None = None) -> NVILA:
+    """An outline with weights of no particular value; in a ``FakeTensorMode`` they take no memory.
+
+    Args:
+        dtype: of the weights.
+        frozen: of those that do not learn; the same by default.
+    """
     for name, parameter in list(model.named_parameters()):
-        replace(model, name, torch.empty(parameter.shape, dtype=dtype))
+        kind = dtype if parameter.requires_grad or frozen is None else frozen
+        replace(model, name, torch.empty(parameter.shape, dtype=kind))
+        model.get_parameter(name).requires_grad_(parameter.requires_grad)
     return model
 
 
@@ -128,17 +139,17 @@ def freeze(model: NVILA, ways: dict[str, str]) -> None:
                 parameter.requires_grad_(way == "full" or (way == "layernorm" and isinstance(module, nn.LayerNorm)))
 
 
-def tried(model: NVILA, load: Load, precision: Precision, recompute: Recompute) -> Cost:
-    """Run a step and count."""
+def tried(model: NVILA, load: Load, precision: Precision, recompute: Recompute, packed: Sequence[Tensor] = ()) -> Cost:
+    """Run a step and count; ``packed`` are weights that are no parameters."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     gradients = sum(parameter.numel() * parameter.element_size() for parameter in learning)
     blocks = [*model.llm.layers, *model.get_submodule("vision.trunk.blocks").children()]
     with ExitStack() as stack:
         stack.enter_context(fp8.training(model, precision, recomputed=recompute != "none"))
         stack.enter_context(prepared(blocks, recompute=recompute))
-        count = stack.enter_context(FlopCounterMode(display=False))
+        count = stack.enter_context(Operations())
         live = stack.enter_context(Live())
-        live.add(model.parameters())
+        live.add((*model.parameters(), *packed))
         weights = live.now
         with computing(precision):
             loss, tokens = step_loss(model, load)
@@ -150,7 +161,7 @@ def tried(model: NVILA, load: Load, precision: Precision, recompute: Recompute) 
         optimizer=STATES * gradients,
         activations=activations,
         peak=max(live.peak, weights + gradients) + STATES * gradients,
-        flops=count.get_total_flops(),
+        flops=count.total,
         learning=sum(parameter.numel() for parameter in learning),
         tokens=tokens,
     )
@@ -168,9 +179,34 @@ def step_loss(model: NVILA, load: Load) -> tuple[Tensor, int]:
     return F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.int64)), embeds.shape[0] * embeds.shape[1]
 
 
-def four_bits(cost: Cost, packed: list[Tensor]) -> Cost:
-    """The same with these weights in 4 bits; the largest is unpacked when it is used."""
-    plain = sum(weight.numel() * weight.element_size() for weight in packed)
-    saved = plain - round(sum(weight.numel() for weight in packed) * BITS / 8)
-    unpacked = max(weight.numel() * weight.element_size() for weight in packed)
-    return Cost(**{**vars(cost), "weights": cost.weights - saved, "peak": cost.peak - saved + unpacked})
+def four_bits(blocks: nn.Module) -> list[Tensor]:
+    """Let every frozen linear layer of these blocks hold and compute what one in 4 bits does; returns the weights."""
+    packed: list[Tensor] = []
+    for name, layer in blocks.named_modules():
+        if isinstance(layer, nn.Linear) and "lora_" not in name:
+            numbers = layer.weight.numel()
+            packed.append(torch.empty(round(numbers * BITS / 8), dtype=torch.uint8))
+            layer.forward = partial(unpacking, packed[-1], layer.weight.shape, layer.bias)
+            layer.weight = nn.Parameter(torch.empty(0, dtype=layer.weight.dtype), requires_grad=False)
+    return packed
+
+
+def unpacking(packed: Tensor, shape: torch.Size, bias: Tensor | None, x: Tensor) -> Tensor:
+    """A layer in 4 bits; like ``bitsandbytes``' it computes in the format of its input, whatever autocast says."""
+    out = Unpacking.apply(x, packed, shape)
+    assert isinstance(out, Tensor)
+    return out if bias is None else out + bias.to(out.dtype)
+
+
+class Unpacking(torch.autograd.Function):
+    """A product with a weight that exists while it is computed only, forward and again backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, packed: Tensor, shape: torch.Size) -> Tensor:
+        ctx.shape = shape
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(x, x.new_empty(shape))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return gradient @ gradient.new_empty(ctx.shape), None, None

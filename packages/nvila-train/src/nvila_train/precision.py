@@ -1,7 +1,7 @@
 """Number formats of the products of a training step; weights, gradients and optimizer states stay in float32."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
@@ -69,8 +69,13 @@ def computing(precision: Precision | PrecisionName) -> Iterator[None]:
     if Precision.of(precision).name == "fp32":
         yield
         return
-    with torch.autocast("cpu", dtype=torch.bfloat16), AttentionInFloat32():
+    with torch.autocast("cpu", dtype=torch.bfloat16), attention():
         yield
+
+
+def attention() -> AbstractContextManager[Any]:
+    """How attention runs under the autocast that there is."""
+    return AttentionInFloat32() if torch.is_autocast_enabled("cpu") else nullcontext()
 
 
 class AttentionInFloat32(TorchFunctionMode):

@@ -32,7 +32,7 @@ from nvila_train.playground import KINDS
 from nvila_train.recipe import Recipe, RecipeError, Stage
 from nvila_train.stream import SceneStream
 from nvila_train.trainee import Trainee, new_trainee, param_groups
-from nvila_train.tuning import is_tuned, tune
+from nvila_train.tuning import is_tuned, learnable, tune
 from nvila_train.vocabulary import make_tokenizer
 
 VOCABULARY_SCENES = 2500
@@ -114,10 +114,19 @@ def begin(recipe: Recipe, out: Path) -> Trainee:
     if recipe.init is None:
         return new_trainee(recipe.config(rows=1), tokenizer(recipe, out), seed=recipe.seed)
     torch.manual_seed(recipe.seed)
-    trainee = Trainee(NVILA.from_pretrained(recipe.init), scaffolding=False)
+    trainee = Trainee(NVILA.from_pretrained(recipe.init, dtype=torch.float32), scaffolding=False)
     if recipe.tune is not None:
         tune(trainee.model, **recipe.tune.model_dump())
+        learns = {id(parameter) for parameter in learnable(trainee)}
+        for parameter in trainee.parameters():
+            if id(parameter) not in learns and parameter.dtype == torch.float32:
+                parameter.data = parameter.data.to(frozen_dtype(recipe))
     return trainee
+
+
+def frozen_dtype(recipe: Recipe) -> torch.dtype:
+    """The format of weights that no stage of a tuned model trains: that of the products, since nothing is added up."""
+    return torch.float32 if recipe.tune is None or recipe.precision.name == "fp32" else torch.bfloat16
 
 
 def save(recipe: Recipe, trainee: Trainee, out: Path) -> None:

@@ -19,6 +19,7 @@ from nvila_train.blocks import Recompute
 from nvila_train.estimate import RESERVE, Cost, Load, estimate_step
 from nvila_train.precision import Precision
 from nvila_train.recipe import Recipe, RecipeError, Tune
+from nvila_train.run import frozen_dtype
 
 GIB = 2**30
 
@@ -40,12 +41,13 @@ def estimate(
 ) -> None:
     """Memory and operations of one training step, tried on tensors without memory."""
     room = None if card is None else card_bytes(card)
-    config, ways, precision, recipes_recompute, dtype = read(recipe)
+    config, ways, precision, recipes_recompute, (dtype, frozen) = read(recipe)
     ways = Tune.model_validate(ways.model_dump() | {"vision": vision or ways.vision, "llm": llm or ways.llm})
     load = Load(samples=samples, image=size(image), text=text, answer=max(1, text // 4))
     cost = estimate_step(
         config, load, vision=ways.vision, llm=ways.llm, projector=ways.projector, rank=ways.rank,
         precision=precision, recompute=way(recompute) if recompute else recipes_recompute, dtype=dtype,
+        frozen=frozen,
     )  # fmt: skip
     if as_json:
         fits = None if room is None else cost.fits(room)
@@ -59,22 +61,34 @@ def estimate(
         )
 
 
-def read(name: str) -> tuple[NVILAConfig, Tune, Precision, Recompute, torch.dtype]:
-    """The model, what learns, precision, recomputation and the weights' format. Raises: RecipeError."""
+Formats = tuple[torch.dtype, torch.dtype]
+"""Of weights that learn, and of those that do not."""
+
+HALF: Formats = (torch.bfloat16, torch.bfloat16)
+
+
+def read(name: str) -> tuple[NVILAConfig, Tune, Precision, Recompute, Formats]:
+    """The model, what learns, precision, recomputation and the weights' formats. Raises: RecipeError."""
     from nvila_train.cli.app import recipe_path
 
     if name in list_models():
-        return preset(name), Tune(vision="full", llm="full"), Precision("fp32"), "none", torch.bfloat16
+        return preset(name), Tune(vision="full", llm="full"), Precision("fp32"), "none", HALF
     if name != "nano" and (Path(name) / "config.json").is_file():
-        return description(name), Tune(vision="full", llm="full"), Precision("fp32"), "none", torch.bfloat16
+        return description(name), Tune(vision="full", llm="full"), Precision("fp32"), "none", HALF
     recipe = Recipe.read(recipe_path(name))
     stages = [stage for stage in recipe.stage if stage.objective == "answers"]
     if not stages:
         raise RecipeError(f"recipe {recipe.name} has no stage that learns answers: only those are estimated")
     rates = stages[-1].rates
     learns = {part: "full" if part in rates else "frozen" for part in ("vision", "llm", "projector")}
-    config = description(recipe.init) if recipe.init else recipe.config(rows=recipe.llm.vocabulary if recipe.llm else 1)
-    return config, recipe.tune or Tune.model_validate(learns), recipe.precision, stages[-1].recompute, torch.float32
+    if recipe.preset is not None:
+        config = preset(recipe.preset)
+    elif recipe.init is not None:
+        config = description(recipe.init)
+    else:
+        config = recipe.config(rows=recipe.llm.vocabulary if recipe.llm else 1)
+    formats = torch.float32, frozen_dtype(recipe)
+    return config, recipe.tune or Tune.model_validate(learns), recipe.precision, stages[-1].recompute, formats
 
 
 def way(name: str) -> Recompute:
