@@ -132,6 +132,7 @@ def test_data_that_changed_or_moved(records: Records, scored: Path, tmp_path: Pa
     moved = tmp_path / "moved.jsonl"
     records.path.rename(moved)
     assert run(app, ["prune", str(scored), "--keep", "0.5", "--out", out, "--data", str(moved)]).exit_code == 0
+    Tree((tmp_path / "subset.html").read_text())  # beside the subset, where no --page says otherwise
     records.path.write_bytes(moved.read_bytes() + b"{}\n")
     result = run(app, ["prune", str(scored), "--keep", "0.5", "--out", out])
     assert isinstance(result.exception, DeltaLossError)

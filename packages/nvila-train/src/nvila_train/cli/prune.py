@@ -22,7 +22,7 @@ Out = Annotated[Path, typer.Option(help="The subset to write, a record a line.")
 ByOption = Annotated[By, typer.Option("--by", help="Prune each source for itself, or all samples together.")]
 MethodOption = Annotated[Method, typer.Option("--method", help="What decides.")]
 NormalizeOption = Annotated[Normalize, typer.Option("--normalize", help="tokens: means over the answer, not sums.")]
-PageFile = Annotated[Path | None, typer.Option("--page", help="An HTML page with histograms and samples.")]
+PageFile = Annotated[Path | None, typer.Option("--page", help="A page of histograms and samples; by default OUT.html.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of random draws and clusters.")]
 Data = Annotated[Path | None, typer.Option(help="The scored file, if it has moved.")]
 Folder = Annotated[Path | None, typer.Option(help="Where its media are, if they have moved.")]
@@ -58,12 +58,11 @@ def prune(
     unfinished = out.with_name(f"{out.name}.new")
     unfinished.write_bytes(b"".join(records.lines[row] + b"\n" for row in table.row[pruned.kept]))
     unfinished.replace(out)
-    if page:
-        settings = {"data": str(records.path), "keep": f"{keep:g} by {by}", "method": method, "normalize": normalize}
-        page.write_text(
-            page_of(table, pruned, records, by=by, normalize=normalize, settings=settings), encoding="utf-8"
-        )
-    shown = Table("source", "samples", "stay", "cut", title=f"{int(pruned.kept.sum())} of {len(table)} in {out}")
+    page = page or out.with_suffix(".html")
+    settings = {"data": str(records.path), "keep": f"{keep:g} by {by}", "method": method, "normalize": normalize}
+    page.write_text(page_of(table, pruned, records, by=by, normalize=normalize, settings=settings), encoding="utf-8")
+    title = f"{int(pruned.kept.sum())} of {len(table)} in {out}, shown in {page}"
+    shown = Table("source", "samples", "stay", "cut", title=title)
     for name, places in groups(table, by).items():
         cut = f"{pruned.cuts[name]:.4g}" if name in pruned.cuts else ""
         shown.add_row(name, str(len(places)), str(int(pruned.kept[places].sum())), cut)
