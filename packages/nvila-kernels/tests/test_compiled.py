@@ -16,7 +16,7 @@ if importlib.util.find_spec("triton") is None:
 
 from nvila_kernels.triton.compiled.ahead import amd, compile_ahead, nvidia
 from nvila_kernels.triton.compiled.cubin import Cubin, macs, parse
-from nvila_kernels.triton.compiled.findings import examine, faults
+from nvila_kernels.triton.compiled.findings import examine, faults, target_of
 from nvila_kernels.triton.compiled.shipped import Shipped, shipped
 from nvila_kernels.triton.configurations import AMD, ARCHITECTURES, SHARED_LIMIT
 
@@ -98,6 +98,24 @@ def test_targets_are_faults() -> None:
     assert faults(DECODE, cubin(*SOUND), 0, 2.1, set()) == ["2.10 instructions per weight, the target is 2.0"]
     product = cubin(*("IMMA.16832.S8.S8.SAT",) * 64)
     assert faults(INT8_PRODUCT, product, 0, 51.0, set()) == ["51.00 macs per instruction, the target is 52.0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("w4a16 fp16 8x128 group 128", {80: 2.0, 86: 2.0, 87: 2.0, 89: 2.0, 90: 2.4, 100: 3.0, 120: 2.0}),
+        ("w4a16 fp16 16x128 group row", {80: 2.0, 86: 2.0, 87: 2.0, 89: 2.0, 90: 2.4, 100: 3.0, 120: 2.0}),
+        ("w4a16 bf16 8x128 group 64", {80: 2.3, 86: 2.3, 87: 2.3, 89: 2.3, 90: 2.7, 100: None, 120: None}),
+        ("w4a16 fp16 8x128 group 32", dict.fromkeys(ARCHITECTURES)),
+        ("w4a16 fp16 8x128 group 128 float16 sums", dict.fromkeys(ARCHITECTURES)),
+        ("w8a8 int8 64x128x64 to fp16", {80: 52.0, 86: 52.0, 87: 52.0, 89: 52.0, 120: None}),
+        ("w8a8 int8 64x128x128 to fp16", {90: None, 100: None}),
+        ("w8a8 int8 128x256x128 to int8 gelu", {90: 120.0, 100: None}),
+    ],
+)
+def test_which_kernels_have_targets(name: str, target: dict[int, float | None]) -> None:
+    """Of every architecture that has the tile."""
+    assert {case.arch: target_of(case) for case in shipped() if case.name.rsplit(" ", 1)[0] == name} == target
 
 
 def test_float16_sums_exactly_when_asked() -> None:
