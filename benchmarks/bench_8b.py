@@ -77,9 +77,9 @@ def wide_tokenizer(folder: Path, rows: int) -> Path:
     shutil.copytree(Path(nvila_model.__file__).parent / "nano" / "llm", folder)
     file = folder / "tokenizer.json"
     content = json.loads(file.read_text(encoding="utf-8"))
-    used = len(content["model"]["vocab"]) + len(content["added_tokens"])
-    first = max([*content["model"]["vocab"].values(), *(token["id"] for token in content["added_tokens"])]) + 1
-    content["model"]["vocab"] |= {f"\u0000{number}": first + number for number in range(rows - used)}
+    words = content["model"]["vocab"] | {token["content"]: token["id"] for token in content["added_tokens"]}
+    first = max(words.values()) + 1
+    content["model"]["vocab"] = words | {f"\u0000{number}": number for number in range(first, rows)}
     file.write_text(json.dumps(content), encoding="utf-8")
     return folder
 

@@ -1,6 +1,6 @@
 """What does nano lose in few bits, and what does each step of calibration give back?
 
-    OMP_NUM_THREADS=1 uv run python benchmarks/bench_quantize.py [--calibration 24] [--test 48]
+    OMP_NUM_THREADS=1 uv run python benchmarks/bench_quantize.py [--calibration 24] [--test 48] [--answers 500]
 
 Calibration on training scenes of the playground; the answers scored are those of test scenes, which the model is shown
 (teacher forcing). "divergence" is the mean Kullback-Leibler divergence of its next-token distributions from those of
@@ -8,6 +8,10 @@ the float model, over all positions, with the standard error over conversations;
 same most likely token; "output error" the mean over layers of the relative error on calibration rows. Half a minute
 on one core. Expect rounding to 4 bits to be the largest loss, clipping and scales to take back a third of it, and 8
 bits with a scale a token to be hardly visible.
+
+``--answers`` asks every model that many fresh questions a kind, those of ``nvila-train eval nano --seed 4242``, and
+prints the share of exact matches, the difference from the float model in points with the standard error of a paired
+comparison, and how many answers were lost and won. A minute a row for 500.
 """
 
 import argparse
@@ -16,13 +20,16 @@ from itertools import islice
 from typing import cast
 
 import torch
-from nvila_kernels import W4A16, W8A8, QuantPolicy
+from nvila_kernels import W4A16, W8A8, Int4Linear, QuantPolicy
 from nvila_kernels.policy import Scheme
+from nvila_kernels.quantization import dequantize_int4
 from nvila_model import NVILA, Image, ModelInputs
+from nvila_model.checkpoint.quantized import quantized_layers
 from nvila_model.quantized import SIGLIP_FOLDS, quantize_part, qwen2_folds, tiles
 from nvila_model.vision import VisionTower
+from nvila_train.evaluate import evaluate
 from nvila_train.playground import Scene, Split, samples
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 LLM: dict[str, tuple[Scheme, bool]] = {
@@ -64,12 +71,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calibration", type=int, default=24, help="scenes that scales and ranges are fitted to")
     parser.add_argument("--test", type=int, default=48, help="scenes that are scored")
+    parser.add_argument("--answers", type=int, default=0, help="questions a kind that are answered")
+    parser.add_argument("--seed", type=int, default=4242, help="of those questions")
     options = parser.parse_args()
     model = NVILA.from_pretrained("nano").eval()
     calibration = conversations(model, "train", options.calibration)
     test = conversations(model, "test", options.test)
     exact = log_probabilities(model, test)
-    print(f"{'':44}  divergence            same     output error")
+    right = answered(model, options)
+    print(f"{'':44}  divergence            same     output error", end="")
+    print(f"   answers: float {right.float().mean():.2%} of {len(right)}" if options.answers else "")
     for part, rows in (("llm", LLM), ("vision", VISION)):
         for name, (scheme, folded) in rows.items():
             model = NVILA.from_pretrained("nano").eval()
@@ -79,7 +90,35 @@ def main() -> None:
             divergence = torch.stack([F.kl_div(a, b, log_target=True, reduction="batchmean") for a, b in pairs])
             same = torch.cat([a.argmax(-1) == b.argmax(-1) for a, b in pairs]).float().mean()
             spread = divergence.std() / len(divergence) ** 0.5
-            print(f"{name:44}  {divergence.mean():.5f} +- {spread:.5f}    {same:6.2%}   {error:.4f}")
+            print(f"{name:44}  {divergence.mean():.5f} +- {spread:.5f}    {same:6.2%}   {error:.4f}", end="")
+            print(compared(answered(model, options), right) if options.answers else "", flush=True)
+
+
+def answered(model: NVILA, options: argparse.Namespace) -> Tensor:
+    """Which questions of the test set are answered right, bool ``[questions]``."""
+    if not options.answers:
+        return torch.zeros(0, dtype=torch.bool)
+    model = with_float_products(model)
+    return torch.tensor([result.right for result in evaluate(model, seed=options.seed, count=options.answers)])
+
+
+def with_float_products(model: NVILA) -> NVILA:
+    """The same function, 4-bit weights written out once instead of at every product."""
+    for name, layer in quantized_layers(model).items():
+        if isinstance(layer, Int4Linear):
+            linear = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+            linear.weight.data, linear.bias = dequantize_int4(layer.codes()), cast(nn.Parameter, None)
+            if layer.bias is not None:
+                linear.bias = nn.Parameter(layer.bias)
+            model.set_submodule(name, linear)
+    return model
+
+
+def compared(found: Tensor, exact: Tensor) -> str:
+    difference = found.float() - exact.float()
+    error = difference.std() / len(difference) ** 0.5
+    lost, won = int((difference < 0).sum()), int((difference > 0).sum())
+    return f"   {found.float().mean():.2%}: {100 * difference.mean():+.2f} +- {100 * error:.2f} points, -{lost} +{won}"
 
 
 @torch.no_grad()

@@ -9,6 +9,8 @@ Source: Qwen2 technical report (arXiv 2407.10671); equal to ``transformers``' ``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -55,7 +57,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal attention with fewer key-value heads than query heads (grouped-query attention)."""
+    """Causal attention with fewer key-value heads than query heads (grouped-query attention).
+
+    ``qkv_proj`` is None, or one layer that stands for the three projections (``nvila_model.joined``).
+    """
 
     def __init__(self, width: int, *, heads: int, kv_heads: int, head_dim: int) -> None:
         super().__init__()
@@ -64,13 +69,19 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(width, kv_heads * head_dim)
         self.v_proj = nn.Linear(width, kv_heads * head_dim)
         self.o_proj = nn.Linear(heads * head_dim, width, bias=False)
+        self.qkv_proj: nn.Module | None = None
+
+    def project(self, x: Tensor) -> Sequence[Tensor]:
+        """Queries, keys and values, all heads side by side."""
+        return (self.q_proj(x), self.k_proj(x), self.v_proj(x)) if self.qkv_proj is None else self.qkv_proj(x)
 
     def forward(
         self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None, layer: int
     ) -> Tensor:
-        q = rotate(rearrange(self.q_proj(x), "b t (h d) -> b h t d", h=self.heads), *angles)
-        k = rotate(rearrange(self.k_proj(x), "b t (h d) -> b h t d", h=self.kv_heads), *angles)
-        v = rearrange(self.v_proj(x), "b t (h d) -> b h t d", h=self.kv_heads)
+        queries, keys, values = self.project(x)
+        q = rotate(rearrange(queries, "b t (h d) -> b h t d", h=self.heads), *angles)
+        k = rotate(rearrange(keys, "b t (h d) -> b h t d", h=self.kv_heads), *angles)
+        v = rearrange(values, "b t (h d) -> b h t d", h=self.kv_heads)
         if cache is not None:
             k, v = cache.update(layer, k, v)
         causal = mask is None and q.shape[2] > 1
@@ -81,16 +92,21 @@ class Attention(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """``down(silu(gate(x)) * up(x))``."""
+    """``down(silu(gate(x)) * up(x))``.
+
+    ``gate_up_proj`` is None, or one layer that stands for the first two (``nvila_model.joined``).
+    """
 
     def __init__(self, width: int, *, mlp_width: int) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(width, mlp_width, bias=False)
         self.up_proj = nn.Linear(width, mlp_width, bias=False)
         self.down_proj = nn.Linear(mlp_width, width, bias=False)
+        self.gate_up_proj: nn.Module | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = (self.gate_proj(x), self.up_proj(x)) if self.gate_up_proj is None else self.gate_up_proj(x)
+        return self.down_proj(F.silu(gate) * up)
 
 
 class Block(nn.Module):

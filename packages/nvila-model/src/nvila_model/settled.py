@@ -1,7 +1,8 @@
 """A quantized model on the fastest kernels of this machine's processor.
 
 A language model decodes a token at a time and reads prompts of hundreds, a vision tower sees a thousand tokens a tile;
-each layer is given to the kernel that is fastest at what its part does (``nvila_kernels.cpu``).
+each layer is given to the kernel that is fastest at what its part does (``nvila_kernels.cpu``). Layers of the language
+model that read the same input become one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from nvila_kernels.cpu.settle import chosen
 from nvila_kernels.quantization import Int8Codes, quantize_int8
 from torch import Tensor, nn
 
+from nvila_model.joined import join_
 from nvila_model.nvila import NVILA
 
 ROWS = 4096
@@ -36,6 +38,7 @@ def settle_model(
 
     Returns: the kernels of each layer.
     """
+    join_(model.llm)
     done = settle_(model.llm, memory=memory, int8_activations=int8_activations)
     lines = [Settled(name=f"llm.{each.name}", choice=each.choice) for each in done]
     if head:
