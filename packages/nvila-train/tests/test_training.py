@@ -63,6 +63,7 @@ STAGES = [
     stage("written", "llm = 1e-2, written = 1e-2"),
     stage("alignment", "projector = 1e-2"),
     stage("answers", "vision = 1e-3, projector = 1e-2, llm = 1e-2"),
+    stage("questions", "vision = 1e-3, projector = 1e-2, llm = 1e-2"),
 ]
 
 
@@ -99,7 +100,7 @@ def test_evaluation_prints_one_object(finished: Path):
     assert all(0 <= share <= 1 for share in found["accuracy"].values())
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_a_stage_moves_its_parts_and_no_others(finished: Path, trainee: Trainee, tmp_path: Path, number: int):
     chosen = Recipe.read(finished / "recipe.toml").stage[number]
     before = {name: value.clone() for name, value in trainee.state_dict().items()}
@@ -112,7 +113,7 @@ def test_a_stage_moves_its_parts_and_no_others(finished: Path, trainee: Trainee,
         assert moved == (part in chosen.rates), part
 
 
-@pytest.mark.parametrize("objective", range(4))
+@pytest.mark.parametrize("objective", range(5))
 def test_a_resumed_stage_gives_the_same_losses(finished: Path, tmp_path: Path, objective: int):
     """Stopped after 2 of 4 steps and resumed, against never stopped: the same losses and weights."""
     from nvila_train.run import tokenizer
@@ -220,6 +221,7 @@ def test_the_shipped_nano_is_whole():
         "written",
         "alignment",
         "answers",
+        "questions",
     ]
     assert recipe.llm is not None
     assert recipe.vision is not None

@@ -59,16 +59,20 @@ class Saver:
     """Writes the states of one stage, one at a time.
 
     A context: leaving it without an error waits for the state that is being written.
+
+    Args:
+        device: of what is trained, where processes talk about it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, device: torch.device | None = None) -> None:
         self.folder = folder
+        self.device = device
         self._stack = ExitStack()
         self._pending: tuple[int, Future[Any]] | None = None
         self._group: Any = None
 
     def __enter__(self) -> "Saver":
-        self._stack.enter_context(distributed.group())
+        self._stack.enter_context(distributed.group(self.device))
         if distributed.world() > 1:  # its thread must not mix its messages with those of training
             self._group = dist.new_group(backend="gloo", timeout=distributed.PATIENCE)
         return self

@@ -37,24 +37,25 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def join() -> None:
-    """Join the group that ``torchrun`` started, if it did."""
+def join(device: torch.device) -> None:
+    """Join the group that ``torchrun`` started, if it did; processes talk about tensors of this device."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        backend = "gloo"
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-            backend = "cpu:gloo,cuda:nccl"
-        dist.init_process_group(backend, timeout=PATIENCE)
+        dist.init_process_group(backend(device), timeout=PATIENCE)
+
+
+def backend(device: torch.device) -> str:
+    """What carries messages: gloo between processors, NCCL between GPUs; numbers of the CPU always by gloo."""
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
 
 
 @contextmanager
-def group() -> Iterator[None]:
-    """A process group, also alone, since torch's checkpoints and FSDP need one."""
+def group(device: torch.device | None = None) -> Iterator[None]:
+    """A process group, also alone, since torch's checkpoints and FSDP need one; the latter on their ``device``."""
     if dist.is_initialized():
         yield
         return
     store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    dist.init_process_group(backend(device or torch.device("cpu")), store=store, rank=0, world_size=1)
     try:
         yield
     finally:

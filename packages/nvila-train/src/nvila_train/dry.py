@@ -6,6 +6,7 @@ that is not there or a rate for nothing is found before a node is rented. Data a
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from nvila_model.estimate import outline
@@ -73,8 +74,9 @@ def outlined(recipe: Recipe) -> Trainee:
     if recipe.preset is not None:
         trainee = Trainee(outline(preset(recipe.preset)), scaffolding=False)
         if recipe.tune is not None:  # adapters are the same over four bits and over more
-            plain = "lora" if recipe.tune.llm == "qlora" else recipe.tune.llm
-            tune(trainee.model, **recipe.tune.model_dump() | {"llm": plain})
+            ways: dict[str, Any] = recipe.tune.model_dump()
+            ways["llm"] = "lora" if recipe.tune.llm == "qlora" else recipe.tune.llm
+            tune(trainee.model, **ways)
         return trainee
     if recipe.llm is None:
         raise RecipeError(f"recipe {recipe.name} begins with {recipe.init}: name the preset of its sizes to dry-run it")

@@ -186,7 +186,8 @@ def four_bits(blocks: nn.Module) -> list[Tensor]:
         if isinstance(layer, nn.Linear) and "lora_" not in name:
             numbers = layer.weight.numel()
             packed.append(torch.empty(round(numbers * BITS / 8), dtype=torch.uint8))
-            layer.forward = partial(unpacking, packed[-1], layer.weight.shape, layer.bias)
+            forward: Any = partial(unpacking, packed[-1], layer.weight.shape, layer.bias)
+            layer.forward = forward
             layer.weight = nn.Parameter(torch.empty(0, dtype=layer.weight.dtype), requires_grad=False)
     return packed
 

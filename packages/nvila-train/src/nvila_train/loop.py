@@ -21,7 +21,7 @@ from nvila_train.average import Average
 from nvila_train.checkpoint import Progress, Saver, restore
 from nvila_train.meter import Meter
 from nvila_train.optim import Optimizers, rate_factor
-from nvila_train.parallel import Spread, Task
+from nvila_train.parallel import Spread, Task, device_of
 from nvila_train.precision import Precision, PrecisionName
 
 
@@ -45,10 +45,11 @@ def train(
     log_every: int = 10,
     resume: bool = True,
     stage: str = "",
+    seed: int = 0,
     meter: Meter | None = None,
     report: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
-    """Train ``module`` for ``steps`` steps.
+    """Train ``module`` for ``steps`` steps, on the device where its weights are; batches are moved there.
 
     Args:
         groups: parameter groups with their peak learning rates; parameters outside them are left alone.
@@ -60,6 +61,7 @@ def train(
         precision: of the matrix products; weights and gradients are float32.
         resume: go on from the state in the folder, if there is one.
         stage: name written into the log.
+        seed: of random numbers in the network, as dropout draws them.
         meter: counts what is computed, for the log.
         report: called with every logged record.
 
@@ -72,10 +74,10 @@ def train(
     listed = [{**group, "params": [named[id(p)] for p in group["params"]]} for group in groups]
     with (
         distributed.watched(),
-        Saver(folder) as saver,
+        Saver(folder, device=device_of(module)) as saver,
         fp8.training(module, precision, recomputed=spread is not None and spread.recompute != "none"),
-        (spread or Spread()).over(task, module, precision=Precision.of(precision).name) as stepper,
-        meter or Meter({}) as meter,
+        (spread or Spread()).over(task, module, precision=Precision.of(precision).name, seed=seed) as stepper,
+        meter or Meter({}, device=device_of(module)) as meter,
     ):
         # sharding made new parameters, so they are looked up by name
         parameters = dict(module.named_parameters())

@@ -32,10 +32,11 @@ class Meter:
         parts: modules whose first argument is ``[n, positions, ...]`` or tiles ``[n, 3, s, s]``, by name. The first of
             them that was run gives ``tokens`` a second.
         tile: patches of a tile, for parts that are given tiles.
+        device: whose peak and memory count; the CPU by default.
     """
 
-    def __init__(self, parts: Mapping[str, nn.Module], *, tile: int = 1) -> None:
-        self.parts, self.tile = parts, tile
+    def __init__(self, parts: Mapping[str, nn.Module], *, tile: int = 1, device: torch.device | None = None) -> None:
+        self.parts, self.tile, self.device = parts, tile, device or torch.device("cpu")
         self.positions = dict.fromkeys(parts, 0)
         self._hooks: list[Any] = []
         self._since = 0.0
@@ -64,12 +65,12 @@ class Meter:
         if used:
             found["tokens_per_second"] = round(counted[used[0]] / seconds, 1)
             work = sum(counted[name] * operations(self.parts[name]) for name in used) / seconds
-            peak = peak_operations()
+            peak = peak_operations(self.device)
             if peak:
                 found["mfu"] = round(work / peak / distributed.world(), 4)
         self.positions = dict.fromkeys(self.parts, 0)
         self._since = time.monotonic()
-        return found | {"memory": round(peak_memory() / GIB, 2)}
+        return found | {"memory": round(peak_memory(self.device) / GIB, 2)}
 
 
 def operations(module: nn.Module) -> int:
@@ -78,15 +79,15 @@ def operations(module: nn.Module) -> int:
     return sum((6 if weight.requires_grad else 2) * weight.numel() for weight in weights)
 
 
-def peak_operations() -> float | None:
-    """Of this device; None where it is not known, as on a CPU."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+def peak_operations(device: torch.device) -> float | None:
+    """Of a device; None where it is not known, as on a CPU."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return next((peak for word, peak in PEAKS.items() if word in name), None)
 
 
-def peak_memory() -> int:
-    """Bytes that this process held at most: of the device's memory if there is one, of the computer's otherwise."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process held at most: of a GPU's memory, or of the computer's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

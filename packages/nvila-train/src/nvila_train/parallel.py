@@ -19,14 +19,17 @@ gradient of zero where it was not used.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from random import Random
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 from nvila_train import distributed
 from nvila_train.blocks import Recompute, prepared
+from nvila_train.device import placed
 from nvila_train.precision import PrecisionName, computing
 
 Parallel = Literal["none", "ddp", "fsdp"]
@@ -65,16 +68,24 @@ class Spread:
     shards: Sequence[nn.Module] = ()
 
     @contextmanager
-    def over(self, task: Task, module: nn.Module, *, precision: PrecisionName = "fp32") -> Iterator["Stepper"]:
-        """The steps of a task, spread this way."""
+    def over(
+        self, task: Task, module: nn.Module, *, precision: PrecisionName = "fp32", seed: int = 0
+    ) -> Iterator["Stepper"]:
+        """The steps of a task, spread this way; see ``Stepper``."""
         with prepared(self.blocks, recompute=self.recompute, compiled=self.compiled):
             loss = Loss(task, module)
             if self.parallel == "fsdp":
                 loss = Sharded(task, module, self.shards, precision)
             wrapped = DistributedDataParallel(loss, find_unused_parameters=True) if self.parallel == "ddp" else loss
             yield Stepper(
-                task, wrapped, accumulate=self.accumulate, summed=self.parallel == "none", precision=precision
-            )
+                task, wrapped, accumulate=self.accumulate, summed=self.parallel == "none", precision=precision,
+                device=device_of(module), seed=seed,
+            )  # fmt: skip
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module computes."""
+    return next(module.parameters()).device
 
 
 class Loss(nn.Module):
@@ -107,10 +118,11 @@ class Sharded(Loss):
         policy = MixedPrecisionPolicy()
         if precision != "fp32":
             policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        mesh = init_device_mesh(device_of(module).type, (distributed.world(),))
         for block in shards:
-            fully_shard(block, mp_policy=policy)
+            fully_shard(block, mesh=mesh, mp_policy=policy)
             block.register_forward_pre_hook(self._about_to_run, prepend=True)  # before it is gathered
-        fully_shard(self, mp_policy=policy)
+        fully_shard(self, mesh=mesh, mp_policy=policy)
 
     def forward(self, batch: Any) -> tuple[Tensor, int, Mapping[str, float]]:
         loss, count, extra = self.task.loss(batch)
@@ -167,12 +179,28 @@ class Parts:
 class Stepper:
     """Gradients of whole steps.
 
+    Random numbers (of dropout) begin anew with each part of a batch, from the seed, the step and the part alone: so
+    they are the same in a run that was stopped, and however parts are spread over processes.
+
     Args:
         summed: gradients still have to be summed over processes; wrappers that do so leave their mean.
+        device: where batches are put.
+        seed: of random numbers.
     """
 
-    def __init__(self, task: Task, loss: nn.Module, *, accumulate: int, summed: bool, precision: PrecisionName) -> None:
+    def __init__(
+        self,
+        task: Task,
+        loss: nn.Module,
+        *,
+        accumulate: int,
+        summed: bool,
+        precision: PrecisionName,
+        device: torch.device,
+        seed: int,
+    ) -> None:
         self.task, self.loss = task, loss
+        self.device, self.seed = device, seed
         self.parts = Parts(accumulate=accumulate)
         self.summed = summed
         self.precision: PrecisionName = precision
@@ -182,9 +210,10 @@ class Stepper:
         sums: dict[str, float] = {}
         mine = self.parts.mine()
         for part in mine:
-            batch = self.task.batch(step, part, self.parts.count)
+            batch = placed(self.task.batch(step, part, self.parts.count), self.device)
+            torch.manual_seed(Random(f"{self.seed}/{step}/{part}").getrandbits(63))
             with self._alone(last=part == mine[-1]):
-                with computing(self.precision):
+                with computing(self.precision, self.device.type):
                     loss, count, extra = self.loss(batch)
                 loss.backward()
             for name, value in {**extra, "loss": float(loss.detach()), "labels": float(count)}.items():

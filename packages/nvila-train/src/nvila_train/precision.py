@@ -60,16 +60,19 @@ class Precision:
 
 
 @contextmanager
-def computing(precision: Precision | PrecisionName) -> Iterator[None]:
+def computing(precision: Precision | PrecisionName, kind: str = "cpu") -> Iterator[None]:
     """Run forward passes in a precision.
 
     ``bf16`` is torch's autocast to bfloat16. On a processor with bfloat16 instructions it makes the matrix products two
-    to three times as fast; attention stays in float32. ``fp8`` is the same for what is not in eight bits.
+    to three times as fast; attention stays in float32 there. ``fp8`` is the same for what is not in eight bits.
+
+    Args:
+        kind: of device, ``cpu`` or ``cuda``.
     """
     if Precision.of(precision).name == "fp32":
         yield
         return
-    with torch.autocast("cpu", dtype=torch.bfloat16), attention():
+    with torch.autocast(kind, dtype=torch.bfloat16), attention():
         yield
 
 

@@ -25,13 +25,14 @@ from pydantic import (
 from nvila_train.blocks import Recompute
 from nvila_train.data.conversations import check_together
 from nvila_train.data.source import DataSource
+from nvila_train.device import DeviceName
 from nvila_train.parallel import Parallel
 from nvila_train.playground import KINDS
 from nvila_train.precision import Precision
 from nvila_train.tuning import LanguageTuning, ProjectorTuning, VisionTuning
 
 Part = Literal["vision", "projector", "llm", "patches", "written"]
-Objective = Literal["patches", "written", "alignment", "answers"]
+Objective = Literal["patches", "written", "alignment", "answers", "questions"]
 
 
 class RecipeError(ValueError):
@@ -185,6 +186,7 @@ class Recipe(Strict):
             ``[vision]`` and ``[llm]``, which describe one with random weights.
         preset: the published model whose sizes ``init`` has, for ``--dry-run``.
         tune: which of its weights learn; all of a part that has a rate otherwise.
+        device: where it computes, ``auto``, ``cpu`` or ``cuda``; see ``nvila_train.device``.
         parallel: what each of several processes holds: ``none`` and ``ddp`` all, ``fsdp`` its share.
         compiled: blocks go through ``torch.compile``.
         ema: decay of an average of the weights that a stage ends with; by default it ends with the last ones.
@@ -201,6 +203,7 @@ class Recipe(Strict):
     model: ModelSize | None = None
     vision: VisionSize | None = None
     llm: LanguageSize | None = None
+    device: DeviceName = "auto"
     parallel: Parallel = "none"
     compiled: bool = False
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -249,17 +252,18 @@ class Recipe(Strict):
             return self
         if given:
             raise ValueError(f"init brings its own sizes: leave {given[0]} out")
-        wrong = [stage for stage in self.stage if stage.objective != "answers"]
+        wrong = [stage for stage in self.stage if stage.objective not in ("answers", "questions")]
         if wrong:
             raise ValueError(f"stage {wrong[0].name!r}: a model from init learns answers, not {wrong[0].objective}")
         return self
 
     @classmethod
-    def read(cls, path: str | Path) -> "Recipe":
-        """Read a TOML file. Raises: RecipeError."""
+    def read(cls, path: str | Path, *, device: str | None = None) -> "Recipe":
+        """Read a TOML file; ``device`` goes before the one in it. Raises: RecipeError."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
-            return cls.model_validate(tomllib.loads(text), context={"folder": Path(path).parent})
+            table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            table |= {} if device is None else {"device": device}
+            return cls.model_validate(table, context={"folder": Path(path).parent})
         except OSError as error:
             raise RecipeError(f"cannot read {path}: {error.strerror}") from None
         except tomllib.TOMLDecodeError as error:

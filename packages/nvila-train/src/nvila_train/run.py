@@ -20,12 +20,14 @@ from nvila_train import distributed
 from nvila_train.adapter import save_adapter
 from nvila_train.checkpoint import finished
 from nvila_train.data.conversations import ConversationDataset
+from nvila_train.device import chosen
 from nvila_train.loop import train
 from nvila_train.meter import Meter
 from nvila_train.objectives.alignment import AlignmentTask
 from nvila_train.objectives.answers import AnswerTask
 from nvila_train.objectives.conversations import ConversationTask
 from nvila_train.objectives.patches import PatchTask
+from nvila_train.objectives.questions import QuestionTask
 from nvila_train.objectives.written import WrittenTask
 from nvila_train.parallel import Spread, Task
 from nvila_train.playground import KINDS
@@ -54,7 +56,8 @@ def run(
     names = [stage.name for stage in recipe.stage]
     if only is not None and only not in names:
         raise RecipeError(f"recipe {recipe.name} has no stage {only!r}: choose from {', '.join(names)}")
-    trainee = begin(recipe, out)
+    device = chosen(recipe.device)
+    trainee = begin(recipe, out).to(device)
     for number, stage in enumerate(recipe.stage, start=1):
         folder = out / f"{number}-{stage.name}"
         if finished(folder, trainee, steps=stage.steps) or only not in (None, stage.name):
@@ -74,11 +77,14 @@ def run(
             save_every=recipe.save_every,
             log_every=recipe.log_every,
             stage=stage.name,
-            meter=Meter({"llm": trainee.model.llm, "vision": trainee.part("vision")}, tile=trainee.tile_patches),
+            seed=recipe.seed * 1000 + number,
+            meter=Meter(
+                {"llm": trainee.model.llm, "vision": trainee.part("vision")}, tile=trainee.tile_patches, device=device
+            ),
             report=report,
         )
         if recipe.parallel == "fsdp":  # each process holds a share only: read the whole back
-            trainee = begin(recipe, out)
+            trainee = begin(recipe, out).to(device)
             for done, other in enumerate(recipe.stage, start=1):
                 finished(out / f"{done}-{other.name}", trainee, steps=other.steps)
         if distributed.rank() == 0 and only is None:
@@ -175,6 +181,10 @@ def task_of(stage: Stage, trainee: Trainee, *, seed: int) -> Task:
             )
         case "answers":
             return AnswerTask(
+                trainee=trainee, stream=stream, samples=stage.samples, most=stage.questions, captions=stage.captions
+            )
+        case "questions":
+            return QuestionTask(
                 trainee=trainee, stream=stream, samples=stage.samples, most=stage.questions, captions=stage.captions
             )
 

@@ -43,7 +43,6 @@ class WrittenScene(nn.Module):
     Shapes: ``index`` makes int64 ``[tiles, t, k]`` of labels, ``forward`` makes ``[..., width]`` of ``[..., k]``.
     """
 
-    starts: Tensor
     word_of: Tensor
 
     def __init__(self, width: int, *, side: int, fold: int = 2) -> None:
@@ -53,7 +52,7 @@ class WrittenScene(nn.Module):
         starts = torch.tensor([0, *sizes]).cumsum(0)
         self.blank = int(starts[-1])
         words, rows = _words(sizes)
-        self.register_buffer("starts", starts[:-1], persistent=False)
+        self.starts = starts[:-1]  # no buffer: an index is made where labels are, on the CPU
         self.register_buffer("word_of", words, persistent=False)
         self.words = nn.Embedding(rows, width, padding_idx=0)
         self.labels = nn.Linear(len(sizes) * width, width, bias=False)

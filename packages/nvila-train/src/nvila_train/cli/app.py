@@ -13,12 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from nvila_train import distributed
+from nvila_train.cli.begin import begin
 from nvila_train.cli.check import check_
 from nvila_train.cli.estimate import estimate
 from nvila_train.cli.progress import Display, tensorboard
 from nvila_train.cli.prune import prune
 from nvila_train.cli.report import report
 from nvila_train.cli.score import score
+from nvila_train.device import chosen
 from nvila_train.dry import STEPS, dry_run
 from nvila_train.evaluate import Result, accuracy, evaluate
 from nvila_train.recipe import Recipe, RecipeError
@@ -35,6 +37,7 @@ app.command("report")(report)
 app.command("score")(score)
 app.command("prune")(prune)
 app.command("estimate")(estimate)
+app.command("begin")(begin)
 console = Console(stderr=True)
 
 Model = Annotated[str, typer.Argument(help="'nano', a checkpoint folder, or a hub repository.")]
@@ -51,17 +54,18 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")] = False,
     stage: Annotated[str | None, typer.Option(help="Run this stage alone, on top of those that are complete.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each process; no more than free cores.")] = 1,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; the recipe's by default.")] = None,
     board: Annotated[bool, typer.Option("--tensorboard", help="Also write OUT/tensorboard.")] = False,
     dry: Annotated[bool, typer.Option("--dry-run", help="Two steps of each stage on shapes alone; OUT stays.")] = False,
 ) -> None:
     """Run the stages of a recipe. Under torchrun, processes share each batch."""
     torch.set_num_threads(threads)
     path = recipe_path(recipe)
-    loaded = Recipe.read(path)
+    loaded = Recipe.read(path, device=device)
     if dry:
         show_dry(loaded)
         return
-    distributed.join()
+    distributed.join(chosen(loaded.device))
     if out.exists() and not resume and distributed.rank() == 0:
         raise RecipeError(f"{out} exists: add --resume to go on with it, or choose another --out")
     out.mkdir(parents=True, exist_ok=True)

@@ -112,9 +112,10 @@ class WrittenTask:
 
     def inputs(self, batch: Sequence[WrittenRow]) -> ModelInputs:
         """Ids, labels and places of the media; there are no pixels."""
+        device = self.trainee.model.device
         return ModelInputs(
-            input_ids=tuple(torch.tensor(row.text.input_ids) for row in batch),
-            labels=tuple(torch.tensor(row.text.labels) for row in batch),
+            input_ids=tuple(torch.tensor(row.text.input_ids, device=device) for row in batch),
+            labels=tuple(torch.tensor(row.text.labels, device=device) for row in batch),
             media_plan=tuple(self.slots(batch)),
         )
 
