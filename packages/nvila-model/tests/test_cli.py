@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from nvila_model import NVILA
 from nvila_model.cli import app
 from nvila_tiling import DynamicS2
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 ENOUGH = ("--max-new-tokens", "6")
@@ -165,6 +167,17 @@ def test_chat_on_a_pipe(tiny: str, picture: Path) -> None:
     first, second, third = (int(line.split()[1]) for line in result.stderr.splitlines())
     assert first < second
     assert third < first
+
+
+def test_chat_with_an_adapter(tiny: str, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "modules_to_save": ["llm.norm"]}')
+    save_file({"base_model.model.llm.norm.weight": torch.zeros(32)}, folder / "adapter_model.safetensors")
+    plain = nvila("chat", "--model", tiny, *ENOUGH, stdin="What?\n")
+    adapted = nvila("chat", "--model", tiny, "--adapter", str(folder), *ENOUGH, stdin="What?\n")
+    assert adapted.exit_code == 0, adapted.stderr
+    assert adapted.stdout != plain.stdout
 
 
 def test_chat_goes_on_after_a_bad_line(tiny: str, tmp_path: Path) -> None:

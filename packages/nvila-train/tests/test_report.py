@@ -126,7 +126,10 @@ def test_every_recipe_runs_dry(name: str):
     for stage, entry in zip(stages, recipe.stage, strict=True):
         everything = {"vision", "projector", "llm"} <= set(entry.rates)
         assert 0 < stage.trained <= stage.parameters or name == "nano"
-        assert (stage.trained == stage.parameters) == everything or name == "nano"
+        if recipe.tune is not None:
+            assert stage.trained < 0.02 * stage.parameters
+        else:
+            assert (stage.trained == stage.parameters) == everything or name == "nano"
 
 
 def test_the_five_stages_of_the_paper():
@@ -138,7 +141,7 @@ def test_the_five_stages_of_the_paper():
         ({"vision", "projector", "llm"}, 2e-5),
         ({"vision", "projector", "llm"}, 2e-5),
     ]
-    paths = sorted(SHIPPED.glob("nvila-*.toml"))
+    paths = [path for path in sorted(SHIPPED.glob("nvila-*.toml")) if Recipe.read(path).tune is None]
     assert len(paths) == 5
     for path in paths:
         stages = Recipe.read(path).stage

@@ -28,6 +28,7 @@ def chat(
         typer.Argument(metavar="[MEDIA]...", help="Images and videos of the first question.", show_default=False),
     ] = None,
     model: options.Model = None,
+    adapter: options.Adapter = None,
     revision: options.Revision = None,
     offline: options.Offline = False,
     token: options.Token = None,
@@ -52,7 +53,7 @@ def chat(
     """
     source = options.Source(
         model=model, revision=revision, offline=offline, token=token,
-        device=device, dtype=dtype, threads=threads, max_tiles=max_tiles,
+        device=device, dtype=dtype, threads=threads, max_tiles=max_tiles, adapter=adapter,
     )  # fmt: skip
     watch = Stopwatch()
     with watch.stage("read", "opening the media"):

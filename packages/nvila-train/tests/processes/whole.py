@@ -1,0 +1,40 @@
+"""A process of a training run on a whole NVILA; run by ``test_whole_model`` with its settings."""
+
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from nvila_model import NVILA
+from nvila_train import loop
+from nvila_train.objectives.answers import AnswerTask
+from nvila_train.parallel import Spread
+from nvila_train.stream import SceneStream
+from nvila_train.trainee import Trainee, param_groups
+
+
+def run(*, folder: str, rank: int, world: int, kind: str, accumulate: int, steps: int) -> None:
+    """Nano on drawn pictures and clips, four a step."""
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}.store", rank=rank, world_size=world)
+    trainee = Trainee(NVILA.from_pretrained("nano", dtype=torch.float32), scaffolding=False)
+    stream = SceneStream(seed=7, mix={"shapes": 2.0, "clips": 1.0})
+    layers = tuple(trainee.model.llm.layers)
+    loop.train(
+        AnswerTask(trainee=trainee, stream=stream, samples=4),
+        trainee,
+        groups=param_groups(trainee, {"vision": 1e-4, "projector": 3e-4, "llm": 3e-4}),
+        steps=steps,
+        folder=Path(folder),
+        spread=Spread(parallel=kind, accumulate=accumulate, recompute="block", blocks=layers, shards=layers),  # pyright: ignore
+        log_every=1,
+    )
+    whole = {name: loop.whole(value) for name, value in trainee.model.state_dict().items()}
+    if rank == 0:
+        torch.save(whole, f"{folder}.weights")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    run(**SETTINGS)  # type: ignore[name-defined]  # noqa: F821
