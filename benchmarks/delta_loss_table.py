@@ -37,10 +37,10 @@ from nvila_train.delta_loss.prepare import windows
 from nvila_train.delta_loss.records import Records
 from nvila_train.delta_loss.scores import Scores
 from nvila_train.delta_loss.shards import fingerprint, score_records
-from nvila_train.optim import Optimizers, rate_factor
 from nvila_train.playground import KINDS
-from nvila_train.precision import computing
 from nvila_train.trainee import new_trainee
+from nvila_train.trainer.optim import Optimizers, rate_factor
+from nvila_train.trainer.precision import computing
 from torch import Tensor, nn
 
 LARGE, SMALL = 6, 2

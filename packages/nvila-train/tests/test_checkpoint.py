@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from nvila_train.average import Average
-from nvila_train.blocks import prepared
-from nvila_train.checkpoint import CheckpointError, finished, newest
-from nvila_train.loop import train
-from nvila_train.optim import Optimizers
-from nvila_train.parallel import Spread
+from nvila_train.trainer.average import Average
+from nvila_train.trainer.blocks import prepared
+from nvila_train.trainer.checkpoint import CheckpointError, finished, newest
+from nvila_train.trainer.loop import train
+from nvila_train.trainer.optim import Optimizers
+from nvila_train.trainer.parallel import Spread
 from torch import Tensor, nn
 
 

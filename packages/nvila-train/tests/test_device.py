@@ -10,23 +10,23 @@ from typing import Any
 import pytest
 import torch
 from nvila_model import NVILA
-from nvila_train import distributed
-from nvila_train.blocks import prepared
 from nvila_train.data.conversations import ConversationDataset
-from nvila_train.device import DeviceError, chosen, placed
-from nvila_train.loop import train
 from nvila_train.objectives.alignment import AlignmentTask
 from nvila_train.objectives.answers import AnswerTask
 from nvila_train.objectives.conversations import ConversationTask
 from nvila_train.objectives.patches import PatchTask
 from nvila_train.objectives.questions import QuestionTask
 from nvila_train.objectives.written import WrittenTask
-from nvila_train.optim import Optimizers
-from nvila_train.parallel import Loss, Stepper
-from nvila_train.precision import computing
 from nvila_train.recipe import Recipe, RecipeError
 from nvila_train.stream import SceneStream
 from nvila_train.trainee import Trainee, param_groups
+from nvila_train.trainer import distributed
+from nvila_train.trainer.blocks import prepared
+from nvila_train.trainer.device import DeviceError, chosen, placed
+from nvila_train.trainer.loop import train
+from nvila_train.trainer.optim import Optimizers
+from nvila_train.trainer.parallel import Loss, Stepper
+from nvila_train.trainer.precision import computing
 from torch import Tensor, nn
 
 FILE = Path(__file__).parent / "elsewhere.py"

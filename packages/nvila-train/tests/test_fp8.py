@@ -17,11 +17,11 @@ from nvila_train.fp8.engine import engine
 from nvila_train.fp8.linear import History
 from nvila_train.fp8.numbers import E4M3, E5M2, product, shrink
 from nvila_train.fp8.stored import stored
-from nvila_train.loop import train
 from nvila_train.objectives.answers import AnswerTask
-from nvila_train.precision import Precision, computing
 from nvila_train.stream import SceneStream
 from nvila_train.trainee import Trainee, param_groups
+from nvila_train.trainer.loop import train
+from nvila_train.trainer.precision import Precision, computing
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 

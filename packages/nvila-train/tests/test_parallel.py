@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from nvila_train.checkpoint import newest
-from nvila_train.optim import rate_factor
+from nvila_train.trainer.checkpoint import newest
+from nvila_train.trainer.optim import rate_factor
 
 WORKER = Path(__file__).parent / "processes" / "tiny.py"
 
@@ -25,7 +25,7 @@ def tiny() -> Any:
 def start(folder: Path, *, world: int = 1, **settings: Any) -> list[int | None]:
     """Run the processes of a run; how each of them ended."""
     context = multiprocessing.get_context("forkserver")  # imports once, for all processes of all tests
-    context.set_forkserver_preload(["nvila_train.loop", "torch.distributed.fsdp"])
+    context.set_forkserver_preload(["nvila_train.trainer.loop", "torch.distributed.fsdp"])
     Path(f"{folder}.store").unlink(missing_ok=True)
     processes = [
         context.Process(

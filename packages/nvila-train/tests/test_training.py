@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from nvila_model import NVILA
-from nvila_train import checkpoint
 from nvila_train.cli.app import app
-from nvila_train.loop import NotFiniteError, train
 from nvila_train.objectives.patches import telling
-from nvila_train.optim import rate_factor
 from nvila_train.patch_heads import BACKGROUND, SHAPES, patch_losses
 from nvila_train.playground import KINDS
 from nvila_train.recipe import Recipe, RecipeError
 from nvila_train.run import run, task_of
 from nvila_train.targets import PatchLabels
 from nvila_train.trainee import PARTS, Trainee, new_trainee, param_groups
+from nvila_train.trainer import checkpoint
+from nvila_train.trainer.loop import NotFiniteError, train
+from nvila_train.trainer.optim import rate_factor
 from torch import nn
 from typer.testing import CliRunner
 

@@ -15,9 +15,9 @@ from nvila_model.presets import preset
 from nvila_tiling import TilePlan
 from torch import Tensor
 
-from nvila_train.optim import Optimizers, rate_factor
 from nvila_train.recipe import Recipe, RecipeError, Stage
 from nvila_train.trainee import Trainee, param_groups
+from nvila_train.trainer.optim import Optimizers, rate_factor
 from nvila_train.tuning import tune
 
 STEPS = 2

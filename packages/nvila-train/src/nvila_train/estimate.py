@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nvila_train import fp8
-from nvila_train.blocks import Recompute, prepared
 from nvila_train.live import Live
 from nvila_train.nf4 import BITS
 from nvila_train.operations import Operations
-from nvila_train.precision import Precision, PrecisionName, computing
+from nvila_train.trainer.blocks import Recompute, prepared
+from nvila_train.trainer.precision import Precision, PrecisionName, computing
 from nvila_train.tuning import LanguageTuning, ProjectorTuning, VisionTuning, tune
 
 STATES = 2

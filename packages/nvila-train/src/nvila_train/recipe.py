@@ -22,13 +22,13 @@ from pydantic import (
     model_validator,
 )
 
-from nvila_train.blocks import Recompute
 from nvila_train.data.conversations import check_together
 from nvila_train.data.source import DataSource
-from nvila_train.device import DeviceName
-from nvila_train.parallel import Parallel
 from nvila_train.playground import KINDS
-from nvila_train.precision import Precision
+from nvila_train.trainer.blocks import Recompute
+from nvila_train.trainer.device import DeviceName
+from nvila_train.trainer.parallel import Parallel
+from nvila_train.trainer.precision import Precision
 from nvila_train.tuning import LanguageTuning, ProjectorTuning, VisionTuning
 
 Part = Literal["vision", "projector", "llm", "patches", "written"]
@@ -186,7 +186,7 @@ class Recipe(Strict):
             ``[vision]`` and ``[llm]``, which describe one with random weights.
         preset: the published model whose sizes ``init`` has, for ``--dry-run``.
         tune: which of its weights learn; all of a part that has a rate otherwise.
-        device: where it computes, ``auto``, ``cpu`` or ``cuda``; see ``nvila_train.device``.
+        device: where it computes, ``auto``, ``cpu`` or ``cuda``; see ``nvila_train.trainer.device``.
         parallel: what each of several processes holds: ``none`` and ``ddp`` all, ``fsdp`` its share.
         compiled: blocks go through ``torch.compile``.
         ema: decay of an average of the weights that a stage ends with; by default it ends with the last ones.

@@ -13,8 +13,8 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-from nvila_train import log
 from nvila_train.curves import curve
+from nvila_train.trainer import log
 
 NOT_CURVES: Final = ("stage", "step", "seconds")
 

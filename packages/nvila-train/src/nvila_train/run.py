@@ -16,24 +16,24 @@ import torch
 from nvila_model.nvila import NVILA
 from nvila_model.tokenizer import Tokenizer
 
-from nvila_train import distributed
 from nvila_train.adapter import save_adapter
-from nvila_train.checkpoint import finished
 from nvila_train.data.conversations import ConversationDataset
-from nvila_train.device import chosen
-from nvila_train.loop import train
-from nvila_train.meter import Meter
 from nvila_train.objectives.alignment import AlignmentTask
 from nvila_train.objectives.answers import AnswerTask
 from nvila_train.objectives.conversations import ConversationTask
 from nvila_train.objectives.patches import PatchTask
 from nvila_train.objectives.questions import QuestionTask
 from nvila_train.objectives.written import WrittenTask
-from nvila_train.parallel import Spread, Task
 from nvila_train.playground import KINDS
 from nvila_train.recipe import Recipe, RecipeError, Stage
 from nvila_train.stream import SceneStream
 from nvila_train.trainee import Trainee, new_trainee, param_groups
+from nvila_train.trainer import distributed
+from nvila_train.trainer.checkpoint import finished
+from nvila_train.trainer.device import chosen
+from nvila_train.trainer.loop import train
+from nvila_train.trainer.meter import Meter
+from nvila_train.trainer.parallel import Spread, Task
 from nvila_train.tuning import is_tuned, learnable, tune
 from nvila_train.vocabulary import make_tokenizer
 

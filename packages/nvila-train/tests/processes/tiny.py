@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from nvila_train import loop
-from nvila_train.parallel import Spread
+from nvila_train.trainer import loop
+from nvila_train.trainer.parallel import Spread
 from torch import Tensor, nn
 
 SAMPLES = 8

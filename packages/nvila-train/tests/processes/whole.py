@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from nvila_model import NVILA
-from nvila_train import loop
 from nvila_train.objectives.answers import AnswerTask
-from nvila_train.parallel import Spread
 from nvila_train.stream import SceneStream
 from nvila_train.trainee import Trainee, param_groups
+from nvila_train.trainer import loop
+from nvila_train.trainer.parallel import Spread
 
 
 def run(*, folder: str, rank: int, world: int, kind: str, accumulate: int, steps: int) -> None:

@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from nvila_train import distributed
 from nvila_train.cli.begin import begin
 from nvila_train.cli.check import check_
 from nvila_train.cli.estimate import estimate
@@ -20,11 +19,12 @@ from nvila_train.cli.progress import Display, tensorboard
 from nvila_train.cli.prune import prune
 from nvila_train.cli.report import report
 from nvila_train.cli.score import score
-from nvila_train.device import chosen
 from nvila_train.dry import STEPS, dry_run
 from nvila_train.evaluate import Result, accuracy, evaluate
 from nvila_train.recipe import Recipe, RecipeError
 from nvila_train.run import run as run_recipe
+from nvila_train.trainer import distributed
+from nvila_train.trainer.device import chosen
 
 app = typer.Typer(
     add_completion=False,

@@ -15,11 +15,11 @@ from nvila_model.presets import list_models, preset
 from rich.console import Console
 from rich.table import Table
 
-from nvila_train.blocks import Recompute
 from nvila_train.estimate import RESERVE, Cost, Load, estimate_step
-from nvila_train.precision import Precision
 from nvila_train.recipe import Recipe, RecipeError, Tune
 from nvila_train.run import frozen_dtype
+from nvila_train.trainer.blocks import Recompute
+from nvila_train.trainer.precision import Precision
 
 GIB = 2**30
 

@@ -23,7 +23,7 @@ from nvila_train.fp8.engine import borrowed, engine
 from nvila_train.fp8.linear import Rounding, linear8
 from nvila_train.fp8.numbers import fits
 from nvila_train.fp8.stored import stored
-from nvila_train.precision import Precision, PrecisionName
+from nvila_train.trainer.precision import Precision, PrecisionName
 
 __all__ = ["training"]
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from nvila_train.precision import Precision
+from nvila_train.trainer.precision import Precision
 
 HOPPER: Final = (9, 0)
 """The first compute capability with FP8 products."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nvila_train.fp8.numbers import E4M3, E5M2, Small, largest, product, shrink
-from nvila_train.precision import Precision
+from nvila_train.trainer.precision import Precision
 
 
 class History:

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
-from nvila_train import distributed
-from nvila_train.blocks import Recompute, prepared
-from nvila_train.device import placed
-from nvila_train.precision import PrecisionName, computing
+from nvila_train.trainer import distributed
+from nvila_train.trainer.blocks import Recompute, prepared
+from nvila_train.trainer.device import placed
+from nvila_train.trainer.precision import PrecisionName, computing
 
 Parallel = Literal["none", "ddp", "fsdp"]
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from nvila_train import distributed
+from nvila_train.trainer import distributed
 
 PEAKS: Final = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "RTX 4090": 165e12, "L40S": 362e12}
 """Dense bfloat16 operations a second by a word of the device's name, from the makers' data sheets."""

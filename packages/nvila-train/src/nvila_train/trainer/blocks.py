@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from nvila_train.precision import attention
+from nvila_train.trainer.precision import attention
 
 Recompute = Literal["none", "block", "selective"]
 

@@ -27,8 +27,8 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystem
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from nvila_train import distributed
-from nvila_train.optim import Optimizers
+from nvila_train.trainer import distributed
+from nvila_train.trainer.optim import Optimizers
 
 LAST_WORDS = 60
 """Seconds that a run which ends with an error gives to the state that it is writing."""

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nvila_train import distributed, fp8, log
-from nvila_train.average import Average
-from nvila_train.checkpoint import Progress, Saver, restore
-from nvila_train.meter import Meter
-from nvila_train.optim import Optimizers, rate_factor
-from nvila_train.parallel import Spread, Task, device_of
-from nvila_train.precision import Precision, PrecisionName
+from nvila_train import fp8
+from nvila_train.trainer import distributed, log
+from nvila_train.trainer.average import Average
+from nvila_train.trainer.checkpoint import Progress, Saver, restore
+from nvila_train.trainer.meter import Meter
+from nvila_train.trainer.optim import Optimizers, rate_factor
+from nvila_train.trainer.parallel import Spread, Task, device_of
+from nvila_train.trainer.precision import Precision, PrecisionName
 
 
 class NotFiniteError(RuntimeError):
