@@ -75,8 +75,9 @@ _DECODE = {
 _SMALL = {**_DECODE, 32: Tile(block_m=32, block_n=128, warps=4, stages=3)}
 _MIDDLE = {**_SMALL, MANY: Tile(block_m=64, block_n=128, warps=4, stages=3)}
 _LARGE = {**_SMALL, MANY: Tile(block_m=128, block_n=128, warps=8, stages=3)}
+_TENSOR_MEMORY = {**_LARGE, 32: Tile(block_m=32, block_n=128, warps=4, stages=3, registers=128)}
 INT4: dict[int, dict[int, Tile]] = {
-    AMD: _MIDDLE, 80: _LARGE, 86: _MIDDLE, 87: _MIDDLE, 89: _MIDDLE, 90: _LARGE, 100: _LARGE, 120: _MIDDLE
+    AMD: _MIDDLE, 80: _LARGE, 86: _MIDDLE, 87: _MIDDLE, 89: _MIDDLE, 90: _LARGE, 100: _TENSOR_MEMORY, 120: _MIDDLE
 }  # fmt: skip
 """W4A16, by architecture and the most rows of a bucket."""
 
@@ -90,7 +91,12 @@ _GROUP_PRODUCTS = {
 }
 INT8: dict[int, dict[int, Tile]] = {
     **dict.fromkeys((AMD, 80, 86, 87, 89), _WARP_PRODUCTS),
-    **dict.fromkeys((90, 100), _GROUP_PRODUCTS),
+    90: _GROUP_PRODUCTS,
+    # Sums come back from tensor memory for the epilogue, which half of the columns at a time can hold in registers.
+    100: {
+        **_GROUP_PRODUCTS,
+        MANY: Tile(block_m=128, block_n=256, block_k=128, warps=8, stages=3, halves=True),
+    },
     120: _WARP_PRODUCTS,
 }
 """W8A8."""
