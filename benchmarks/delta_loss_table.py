@@ -6,30 +6,31 @@ share?
 Prints the tables of docs/results/deltaloss.md. Whatever is done is kept in ``--work``, a line of ``cells.jsonl`` for
 every trained model, so that the same command goes on where it was stopped; another ``--seeds`` adds to it.
 
-All models keep nano's vision tower, projector and embeddings as they are, which is why each sample goes through them
-once for the whole series. A large language model (nano's first three layers and three new ones) and a small one (nano's
-first two) learn a pool of their own, and score the pool of ``delta_loss_pool.py``, which they have not seen. Then, for
-each seed, a model like the large one learns what each method keeps of that pool, for as many epochs whatever is left,
-as in the paper: fewer samples, fewer steps. Exact match is of greedy answers to fresh scenes in typefaces that no pool
-has. Expect half an hour of one core.
+All models keep nano as it is up to the third layer of its language model, so that each sample goes that far once for
+the whole series; behind it a large model has three new layers and a small one has one. These two learn a pool of their
+own, and score the pool of ``delta_loss_pool.py``, which they have not seen. Then, for each seed, a model like the large
+one learns what each method keeps of that pool, for as many epochs whatever is left, as in the paper: fewer samples,
+fewer steps. Exact match is of greedy answers to fresh scenes in typefaces that no pool has. Expect ten minutes of one
+core.
 """
 
 import argparse
 import json
-import statistics
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from delta_loss_pool import FAULTY, QUALITIES, QUESTIONS, SOUND, write_pool
+from delta_loss_figures import tables
+from delta_loss_pool import FAULTY, QUESTIONS, SOUND, write_pool
 from nvila_model import NVILA
 from nvila_model.fusion import IGNORE, padded
+from nvila_model.qwen2 import Qwen2
 from nvila_train import prune
 from nvila_train.delta_loss.answers import encoded, features, read
 from nvila_train.delta_loss.cluster import assign, feature
@@ -43,10 +44,10 @@ from nvila_train.trainer.optim import Optimizers, rate_factor
 from nvila_train.trainer.precision import computing
 from torch import Tensor, nn
 
-LARGE, SMALL = 6, 2
+LARGE, SMALL = 6, 4
 """Layers of the language model."""
 KEPT = 3
-"""Of these, the first as nano has them; any others are new."""
+"""Of these, the first, which are nano's and stay as they are; the others are new."""
 KEEP = (0.5, 0.3, 0.1)
 METHODS = ("deltaloss", "cluster", "random")
 RATE, MUON = 1e-3, 2e-3
@@ -54,7 +55,7 @@ BATCH = 16
 CLUSTERS = 100
 
 Reading = tuple[Tensor, Tensor]
-"""A sample as the language model reads it: embeddings ``[t, d]`` and labels ``[t]``."""
+"""A sample behind the layers that stay: states ``[t, d]`` and labels ``[t]``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,20 +77,27 @@ class Series:
         self.shares = SOUND if options.sound else FAULTY
         self.nano = NVILA.from_pretrained(options.model)
         self.work.mkdir(parents=True, exist_ok=True)
-        self.claim()
+        self.claim(options.rows)
         for name, first in (("pool", 0), ("scorers", 10**6)):
             path = self.work / f"{name}.jsonl"
             write_pool(path, self.samples, first=first, shares=self.shares, questions=QUESTIONS)
         asked = self.count * len(KINDS)
         write_pool(self.work / "test.jsonl", asked, first=10**9, shares=SOUND, split="test", questions=1)
-        self.records = Records.read(self.work / "pool.jsonl")
+        whole = Records.read(self.work / "pool.jsonl")
+        self.records = replace(whole, lines=whole.lines[: options.rows])
         self.test = Records.read(self.work / "test.jsonl")
         self.test_readings = self.readings("test")
 
-    def claim(self) -> None:
+    def claim(self, rows: int) -> None:
         """The folder is for these settings alone: what is kept there depends on all of them."""
         sizes = {"large": LARGE, "small": SMALL, "kept": KEPT, "rate": RATE, "muon": MUON, "batch": BATCH}
-        pool = {"samples": self.samples, "shares": list(self.shares), "epochs": self.epochs, "count": self.count}
+        pool = {
+            "samples": self.samples,
+            "shares": list(self.shares),
+            "epochs": self.epochs,
+            "count": self.count,
+            "rows": rows,
+        }
         settings = {"nano": fingerprint(self.nano)} | sizes | pool
         path = self.work / "settings.json"
         if not path.exists():
@@ -99,7 +107,7 @@ class Series:
 
     @torch.no_grad()
     def readings(self, name: str) -> list[Reading]:
-        """The samples of a file after nano's vision tower, projector and embeddings."""
+        """The samples of a file behind all that stays."""
         kept = self.work / f"{name}.pt"
         if not kept.exists():
             records = Records.read(self.work / f"{name}.jsonl")
@@ -108,7 +116,8 @@ class Series:
             for window in windows(talks, [self.nano.needed_processor()], limit=2**27):
                 inputs = [sample.inputs[0] for sample in window]
                 media = encoded(self.nano, inputs, features(self.nano, inputs))
-                found += [read(self.nano, each, media) for each in inputs]
+                for embeds, labels in (read(self.nano, each, media) for each in inputs):
+                    found.append((through(self.nano.llm, self.nano.llm.layers[:KEPT], embeds[None])[0], labels))
             torch.save(found, kept)
         return torch.load(kept)
 
@@ -155,22 +164,30 @@ def fresh(nano: NVILA, *, layers: int, seed: int) -> NVILA:
     return model
 
 
+def through(llm: Qwen2, layers: Sequence[nn.Module], states: Tensor) -> Tensor:
+    """Some layers of a language model, ``[b, t, d]`` -> the same."""
+    angles = llm.angles(states, 0, None)
+    for index, layer in enumerate(layers):
+        states = layer(states, angles, None, None, index)
+    return states
+
+
 def train(model: NVILA, samples: Sequence[Reading], *, epochs: int, seed: int) -> None:
-    """Train the layers on samples in random order."""
-    model.requires_grad_(False)
-    layers = nn.ModuleList([*model.llm.layers, model.llm.norm]).requires_grad_(True)
-    matrices = [each for each in layers.parameters() if each.ndim == 2]
-    rest = [each for each in layers.parameters() if each.ndim != 2]
+    """Train the new layers on samples in random order."""
+    new = model.requires_grad_(False).llm.layers[KEPT:]
+    learning = [*new.requires_grad_(True).parameters(), *model.llm.norm.requires_grad_(True).parameters()]
+    matrices = [each for each in learning if each.ndim == 2]
+    rest = [each for each in learning if each.ndim != 2]
     optimizers = Optimizers([{"params": rest, "lr": RATE}, {"params": matrices, "lr": MUON, "muon": True}])
     rng = np.random.default_rng(seed)
     order = [batch for _ in range(epochs) for batch in batches(samples, rng)]
     model.train()
     for step, batch in enumerate(order):
         optimizers.set_rates(rate_factor(step, len(order), floor=0.05))
-        embeds = padded([samples[place][0] for place in batch], 0.0, "right")
+        states = padded([samples[place][0] for place in batch], 0.0, "right")
         labels = padded([samples[place][1] for place in batch], IGNORE, "right")
         with computing("bf16"):
-            loss = model.label_losses(model.llm(embeds), labels).mean()
+            loss = model.label_losses(model.llm.norm(through(model.llm, new, states)), labels).mean()
         optimizers.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(optimizers.parameters, 1.0)
@@ -194,11 +211,12 @@ def right(model: NVILA, samples: Sequence[Reading]) -> list[bool]:
     by_length = sorted(range(len(samples)), key=lambda place: len(samples[place][0]))
     for start in range(0, len(by_length), BATCH):
         batch = by_length[start : start + BATCH]
-        hidden = model.llm(padded([samples[place][0] for place in batch], 0.0, "right"))
-        for place, states in zip(batch, hidden, strict=True):
+        states = padded([samples[place][0] for place in batch], 0.0, "right")
+        hidden = model.llm.norm(through(model.llm, model.llm.layers[KEPT:], states))
+        for place, row in zip(batch, hidden, strict=True):
             targets = samples[place][1][1:]
             learnt = targets != IGNORE
-            likeliest = model.llm.logits(states[: len(targets)][learnt]).argmax(-1)
+            likeliest = model.llm.logits(row[: len(targets)][learnt]).argmax(-1)
             found[place] = bool((likeliest == targets[learnt]).all())
     return [found[place] for place in range(len(samples))]
 
@@ -235,74 +253,13 @@ def result(series: Series, cell: Cell, pool: Sequence[Reading]) -> dict[str, Any
     }  # fmt: skip
 
 
-def blind(pool: Records, test: Records) -> list[bool]:
-    """Whether each question is guessed by who knows the sound part of the pool and sees no picture."""
-    answers: dict[str, Counter[str]] = defaultdict(Counter)
-    overall: dict[str, Counter[str]] = defaultdict(Counter)
-    for record in (pool[row] for row in range(len(pool))):
-        question, answer = (turn["value"] for turn in record["conversations"])
-        if record["quality"] == "sound":
-            answers[question][answer] += 1
-            overall[record["source"]][answer] += 1
-    guesses: list[bool] = []
-    for record in (test[row] for row in range(len(test))):
-        question, answer = (turn["value"] for turn in record["conversations"])
-        guess = answers.get(question, overall[record["source"]]).most_common(1)[0][0]
-        guesses.append(guess == answer)
-    return guesses
-
-
-def percent(right_: np.ndarray) -> str:
-    """The mean over questions and its standard error, of ``[questions]`` shares of right answers."""
-    return f"{100 * right_.mean():.1f} ± {100 * right_.std(ddof=1) / len(right_) ** 0.5:.1f}"
-
-
-def tables(series: Series, done: dict[Cell, dict[str, Any]]) -> str:
-    """What the page shows: the methods, then the kinds."""
-    sources = np.array([series.test[row]["source"] for row in range(len(series.test))])
-    blindly = np.array(blind(series.records, series.test), dtype=float)
-    groups: dict[tuple[str, float], list[dict[str, Any]]] = defaultdict(list)
-    for cell, line in done.items():
-        groups[cell.method, cell.keep].append(line)
-    means = {
-        key: np.mean([[int(each) for each in line["right"]] for line in lines], axis=0) for key, lines in groups.items()
-    }
-    rows = [f"| | blind guess | | | {percent(blindly)} | | |"]
-    kinds = [f"| blind guess | | {' | '.join(percent(blindly[sources == kind]) for kind in KINDS)} |"]
-    for (method, keep), lines in groups.items():
-        found = means[method, keep]
-        seeds = [100 * line["right"].count("1") / len(line["right"]) for line in lines]
-        spread = f"{statistics.stdev(seeds):.1f}" if len(seeds) > 1 else ""
-        random = means.get(("random", keep))
-        ahead = "" if random is None or method == "random" else percent(found - random)
-        held = Counter[str]()
-        for line in lines:
-            held.update(line["qualities"])
-        shares = " / ".join(f"{100 * held[each] / held.total():.0f}" for each in QUALITIES) if held.total() else ""
-        count = str(lines[0]["samples"] or "")
-        rows.append(f"| {100 * keep:.0f} % | {method} | {count} | {shares} | {percent(found)} | {spread} | {ahead} |")
-        kinds.append(
-            f"| {method} | {100 * keep:.0f} % | {' | '.join(percent(found[sources == kind]) for kind in KINDS)} |"
-        )
-    return "\n".join([
-        f"{len(sources)} questions, {max(map(len, groups.values()))} seeds",
-        "",
-        "| kept | method | samples | sound / told / wrong, % | exact match, % | over seeds | ahead of random |",
-        "|---|---|---|---|---|---|---|",
-        *rows,
-        "",
-        f"| method | kept | {' | '.join(KINDS)} |",
-        "|---|---|" + "---|" * len(KINDS),
-        *kinds,
-    ])  # fmt: skip
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/deltaloss"), help="folder that keeps what is done")
     parser.add_argument("--model", default="nano", help="nano, or a folder with another state of it")
-    parser.add_argument("--samples", type=int, default=2400, help="of the pool")
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=2400, help="that the large and the small model learn")
+    parser.add_argument("--rows", type=int, default=1200, help="of a pool as large, in random order, that are pruned")
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--count", type=int, default=300, help="test questions a kind")
     parser.add_argument("--sound", action="store_true", help="a pool without faults; give it a folder of its own")
@@ -316,7 +273,7 @@ def main() -> None:
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     wanted = list(cells(options.seeds))
     done = {Cell(method=line["method"], keep=line["keep"], seed=line["seed"]): line for line in lines}
-    pool = series.readings("pool")
+    pool = series.readings("pool")[: options.rows]
     for cell in wanted:
         if cell not in done:
             done[cell] = result(series, cell, pool)
@@ -324,7 +281,7 @@ def main() -> None:
                 file.write(json.dumps(done[cell]) + "\n")
             share = 100 * done[cell]["right"].count("1") / len(done[cell]["right"])
             print(f"{cell.method} {cell.keep} {cell.seed}: {share:.1f} %, {done[cell]['seconds']} s", flush=True)
-    print(tables(series, {cell: done[cell] for cell in wanted}))
+    print(tables(options.work))
 
 
 if __name__ == "__main__":
