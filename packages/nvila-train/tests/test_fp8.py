@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -85,6 +85,37 @@ def test_gradients_of_a_layer_are_near_those_in_float64(precision: Precision):
     assert error(layer.weight.grad, dy.flatten(0, 1).T @ true_x.flatten(0, 1)) < 0.1
     torch.testing.assert_close(layer.bias.grad, target.sum((0, 1)))
     assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias)), "outside it is as it was"
+
+
+class Halves:
+    """A task on one layer that stops before a step."""
+
+    def __init__(self, module: nn.Module, *, stop: int) -> None:
+        self.module, self.stop = module, stop
+
+    def batch(self, step: int, rank: int, world: int) -> Tensor:
+        if step == self.stop:
+            raise KeyboardInterrupt
+        return torch.randn(4, 32, generator=torch.Generator().manual_seed(step)) * (1 + step)
+
+    def loss(self, batch: Tensor) -> tuple[Tensor, int, dict[str, float]]:
+        return self.module(batch).square().sum(), len(batch), {}
+
+
+def test_delayed_scaling_goes_on_where_it_stopped(tmp_path: Path):
+    """Each batch is larger than the one before, so factors from other calls give other losses."""
+    curves: list[str] = []
+    for name, stops in (("whole", [6]), ("parts", [3, 6])):
+        for stop in stops:
+            torch.manual_seed(0)
+            layer = nn.Linear(32, 16)
+            groups = [{"params": list(layer.parameters()), "lr": 1e-2}]
+            with suppress(KeyboardInterrupt):
+                train(Halves(layer, stop=stop), layer, groups=groups, steps=6, folder=tmp_path / name, log_every=1,
+                      save_every=1, precision=Precision("fp8", scaling="delayed", history=3))  # fmt: skip
+        lines = (tmp_path / name / "log.jsonl").read_text().splitlines()
+        curves.append(str([json.loads(line)["loss"] for line in lines]))
+    assert curves[0] == curves[1]
 
 
 def test_delayed_scaling_looks_back():

@@ -6,7 +6,7 @@ were. The same recipe runs everywhere: on Transformer Engine where a Hopper GPU 
 ``torch._scaled_mm`` anywhere else, a CPU included, where it is exact but no faster.
 
 Weights, gradients and optimizer states stay in float32; heads and embeddings, and layers whose sides are no
-multiples of 16, stay in bfloat16. Histories of delayed scaling are not saved: a resumed run begins them anew.
+multiples of 16, stay in bfloat16.
 
 Source: NVILA, section 2.3.1 and Table 5; COAT (arXiv 2410.19313).
 """
@@ -20,7 +20,7 @@ from nvila_model.qwen2 import GatedMLP, RMSNorm
 from torch import Tensor, nn
 
 from nvila_train.fp8.engine import borrowed, engine
-from nvila_train.fp8.linear import Rounding, linear8
+from nvila_train.fp8.linear import History, Rounding, linear8
 from nvila_train.fp8.numbers import fits
 from nvila_train.fp8.stored import stored
 from nvila_train.trainer.precision import Precision, PrecisionName
@@ -31,26 +31,35 @@ HEADS = ("lm_head", "patches", "written")
 """Parts whose linear layers stay in bfloat16."""
 
 
+Histories = dict[str, History]
+"""What delayed scaling remembers, by ``<layer>.<tensor>``; empty for current scaling and Transformer Engine."""
+
+
 @contextmanager
-def training(module: nn.Module, precision: Precision | PrecisionName, *, recomputed: bool = False) -> Iterator[None]:
+def training(
+    module: nn.Module, precision: Precision | PrecisionName, *, recomputed: bool = False
+) -> Iterator[Histories]:
     """Let the layers of a module run in FP8 while the context lasts, if the precision is ``fp8``.
 
     Args:
         recomputed: blocks are computed again in the backward pass; then nothing is kept in eight bits.
     """
     precision = Precision.of(precision)
-    changed = dict(forwards(module, precision.without_store() if recomputed else precision))
+    histories: Histories = {}
+    changed = dict(forwards(module, precision.without_store() if recomputed else precision, histories))
     for layer, forward in changed.items():
         layer.forward = forward
     try:
-        yield
+        yield histories
     finally:
         for layer in changed:
             layer.__dict__.pop("forward", None)
 
 
-def forwards(module: nn.Module, precision: Precision) -> Iterator[tuple[nn.Module, Callable[..., Tensor]]]:
-    """Layers with their forward passes in FP8."""
+def forwards(
+    module: nn.Module, precision: Precision, histories: Histories
+) -> Iterator[tuple[nn.Module, Callable[..., Tensor]]]:
+    """Layers with their forward passes in FP8; what they remember is put into ``histories``."""
     if precision.name != "fp8":
         return
     for name, layer in module.named_modules():
@@ -61,7 +70,9 @@ def forwards(module: nn.Module, precision: Precision) -> Iterator[tuple[nn.Modul
                 and not {*words} & {*HEADS}
                 and not any(word.startswith("lora_") for word in words)
             ):
-                yield layer, linear_forward(layer, precision)
+                rounding = Rounding(precision)
+                histories |= {f"{name}.{what}": history for what, history in rounding.histories.items()}
+                yield layer, linear_forward(layer, precision, rounding)
         elif precision.store and keeps_input(layer):
             yield layer, partial(small_forward, layer, type(layer).forward)
         elif precision.store and isinstance(layer, GatedMLP):
@@ -73,11 +84,10 @@ def keeps_input(layer: nn.Module) -> bool:
     return isinstance(layer, RMSNorm | nn.LayerNorm) or type(layer).__name__.startswith("GELU")
 
 
-def linear_forward(layer: nn.Linear, precision: Precision) -> Callable[[Tensor], Tensor]:
+def linear_forward(layer: nn.Linear, precision: Precision, rounding: Rounding) -> Callable[[Tensor], Tensor]:
     library = engine(layer.weight.device)
     if library is not None:
         return borrowed(layer, library, precision)
-    rounding = Rounding(precision)
     return lambda x: linear8(x, layer.weight, layer.bias, rounding)
 
 

@@ -39,6 +39,14 @@ class History:
         self.seen = [*self.seen, now][-self.length :]
         return known
 
+    def save(self) -> Tensor:
+        """What is remembered, oldest first: float32 ``[calls]``."""
+        return torch.stack(self.seen) if self.seen else torch.empty(0)
+
+    def load(self, seen: Tensor, device: torch.device) -> None:
+        """Go on from what ``save`` gave."""
+        self.seen = list(seen[-self.length :].to(device).unbind())
+
 
 class Rounding:
     """How one layer's tensors are rounded. Args: as in ``Precision``."""

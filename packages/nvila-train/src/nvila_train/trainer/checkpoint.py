@@ -27,6 +27,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystem
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
+from nvila_train.fp8.linear import History
 from nvila_train.trainer import distributed
 from nvila_train.trainer.optim import Optimizers
 
@@ -86,7 +87,12 @@ class Saver:
                 wait([self._pending[1]], timeout=LAST_WORDS)
 
     def save(
-        self, module: nn.Module, optimizer: Optimizers, progress: Progress, average: Mapping[str, Tensor] | None = None
+        self,
+        module: nn.Module,
+        optimizer: Optimizers,
+        progress: Progress,
+        average: Mapping[str, Tensor] | None = None,
+        histories: Mapping[str, History] | None = None,
     ) -> None:
         """Copy the state and begin to write it. Raises: CheckpointError if the one before could not be written."""
         self.wait()
@@ -94,6 +100,7 @@ class Saver:
             "module": module.state_dict(),
             "optimizer": optimizer_state(module, optimizer),
             "average": dict(average or {}),
+            "histories": {name: history.save() for name, history in (histories or {}).items() if history.seen},
             "progress": json.dumps(asdict(progress)),
         }
         writer = FileSystemWriter(self.folder / "state" / f"{progress.step:08d}")
@@ -126,12 +133,17 @@ class Saver:
 
 
 def restore(
-    folder: Path, module: nn.Module, optimizer: Optimizers, average: Mapping[str, Tensor] | None = None
+    folder: Path,
+    module: nn.Module,
+    optimizer: Optimizers,
+    average: Mapping[str, Tensor] | None = None,
+    histories: Mapping[str, History] | None = None,
 ) -> Progress:
     """Read the newest state into a module and its optimizer; nothing happens if there is none.
 
     Args:
         average: averaged weights by name, read in place if the state has them.
+        histories: of delayed scaling, by name; those of the first process, if the state has them.
 
     Raises: CheckpointError for a state that is damaged or of another model.
     """
@@ -150,7 +162,13 @@ def restore(
     }
     if average and has(path, "average."):
         state["average"] = dict(average)
+    seen = {name.removeprefix("histories."): entry.size for name, entry in entries(path).items()
+            if name.startswith("histories.") and name.removeprefix("histories.") in (histories or {})}  # fmt: skip
+    state["histories"] = {name: torch.empty(size) for name, size in seen.items()}
     read(path, state)
+    device = next(module.parameters()).device
+    for name, value in state["histories"].items():
+        (histories or {})[name].load(value, device)
     optimizer.place(dict(module.named_parameters()), state["optimizer"])
     return Progress(**json.loads(state["progress"]))
 

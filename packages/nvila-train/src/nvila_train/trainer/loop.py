@@ -76,7 +76,7 @@ def train(
     with (
         distributed.watched(),
         Saver(folder, device=device_of(module)) as saver,
-        fp8.training(module, precision, recomputed=spread is not None and spread.recompute != "none"),
+        fp8.training(module, precision, recomputed=spread is not None and spread.recompute != "none") as histories,
         (spread or Spread()).over(task, module, precision=Precision.of(precision).name, seed=seed) as stepper,
         meter or Meter({}, device=device_of(module)) as meter,
     ):
@@ -86,7 +86,7 @@ def train(
         trained = tuple(name for name, parameter in parameters.items() if parameter.requires_grad)
         average = Average(((name, parameters[name]) for name in trained), decay=ema) if ema else None
         weights = average.state if average else None
-        start = restore(folder, module, optimizer, weights) if resume else Progress()
+        start = restore(folder, module, optimizer, weights, histories) if resume else Progress()
         if distributed.rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
             log.rewind(folder, start.step)
@@ -118,7 +118,7 @@ def train(
                 sums = {}
             if (step + 1) % save_every == 0 or step + 1 == steps:
                 done = Progress(step=step + 1, seconds=seconds, trained=trained, sums=sums)
-                saver.save(module, optimizer, done, weights)
+                saver.save(module, optimizer, done, weights, histories)
 
 
 def line(stage: str, step: int, sums: Mapping[str, float], optimizer: Optimizers, seconds: float) -> dict[str, Any]:
