@@ -113,7 +113,7 @@ class Stage(Strict):
         mix: how often each kind of drawn scene comes, as weights.
         data: conversations to train on instead of drawn scenes (``answers`` only); paths begin at the recipe's folder.
         budget: tokens of a packed row of ``data``; the context otherwise.
-        skip: samples of ``data`` that a process may leave out because they cannot be used.
+        skip: samples of ``data`` that may be left out because they cannot be used, over all processes.
         workers: processes that prepare steps of ``data`` ahead.
         questions: questions about a scene in one conversation, at most.
         captions: how often a conversation asks for the whole scene.

@@ -13,6 +13,7 @@ from nvila_train.objectives.conversations import ConversationTask
 from nvila_train.recipe import Recipe, RecipeError, Stage
 from nvila_train.run import task_of
 from nvila_train.trainee import Trainee, param_groups
+from nvila_train.trainer import distributed
 
 ROOT = Path(__file__).parents[4]
 STAGE = {"name": "mine", "objective": "answers", "rates": {"llm": 1e-2, "projector": 1e-2}, "steps": 4, "samples": 3}
@@ -50,6 +51,18 @@ def test_workers_change_nothing(trainee: Trainee, numbered: Callable[..., Path])
         one, other = alone.batch(step, rank, 4), ahead.batch(step, rank, 4)
         assert [inputs.prompt_text for inputs in one] == [inputs.prompt_text for inputs in other]
         assert all(torch.equal(a, b) for a, b in zip(one[0].input_ids, other[0].input_ids, strict=True))
+
+
+def test_the_limit_counts_all_processes(
+    trainee: Trainee, numbered: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None fails here; of eleven that the others left out, the run ends everywhere at once."""
+    task = make(trainee, numbered(40))
+    sent: list[dict[str, float]] = []
+    monkeypatch.setattr(distributed, "sum_named", lambda values: sent.append(values) or {"left out": 11.0})
+    with pytest.raises(DataError, match="all processes together left out 11 samples, the limit is 10: mend them"):
+        task.batch(0, 0, 2)
+    assert sent == [{"left out": 0}]
 
 
 def test_faulty_samples_are_missing_from_their_batch(

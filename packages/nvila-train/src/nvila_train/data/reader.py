@@ -37,6 +37,7 @@ class Skips:
 
     limit: int
     count: int = field(default=0)
+    last: str = field(default="", init=False)
 
     def add(self, skipped: Skipped) -> None:
         """Report a sample.
@@ -50,7 +51,17 @@ class Skips:
                 f"{self.count} samples cannot be used, the limit is {self.limit}; the last was {skipped.reason}: "
                 f"mend them (nvila-train check names every fault) or raise the limit"
             )
+        self.last = skipped.reason
         warnings.warn(f"left out {skipped.reason} ({self.count} of at most {self.limit})", SkipWarning, stacklevel=3)
+
+    def together(self, count: int) -> None:
+        """Count what all processes left out. Raises: DataError beyond the limit."""
+        if count > self.limit:
+            raise DataError(
+                f"all processes together left out {count} samples, the limit is {self.limit}"
+                f"{'; the last here was ' + self.last if self.last else ''}: mend them (nvila-train check names every "
+                "fault) or raise the limit"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

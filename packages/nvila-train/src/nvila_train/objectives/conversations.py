@@ -18,6 +18,7 @@ from nvila_train.data.reader import Making, Skipped, Skips
 from nvila_train.data.workers import Part, PartsAhead
 from nvila_train.packing import pack
 from nvila_train.trainee import Trainee
+from nvila_train.trainer import distributed
 
 
 class Prepare:
@@ -40,7 +41,7 @@ class ConversationTask:
         data: the conversations.
         samples: of a step, over all processes.
         budget: tokens of a packed row; None takes the model's context.
-        skip: samples that this process may leave out.
+        skip: samples that all processes together may leave out.
         workers: processes that prepare the steps to come.
     """
 
@@ -69,6 +70,7 @@ class ConversationTask:
         while not kept:
             inputs = self.usable(self.make(next(further)))
             kept += [] if inputs is None else [inputs]
+        self.skips.together(int(distributed.sum_named({"left out": self.skips.count})["left out"]))
         rows = bins([self.length(inputs) for inputs in kept], self.budget)
         return [join([kept[place] for place in row]) for row in rows]
 
