@@ -22,7 +22,7 @@ class StoredEmbedding(nn.Embedding):
     """
 
     def __init__(self, weight: Tensor, *, dtype: torch.dtype) -> None:
-        super().__init__(*weight.shape, device="meta")
+        super().__init__(weight.shape[0], weight.shape[1], device="meta")
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.given = dtype
 

@@ -52,10 +52,10 @@ def format_of(config: Mapping[str, Any]) -> LayerFormat:
     if method == "tinychat":
         return TinyChat(group_size=group)
     if method == METHOD:
-        found = formats_of(config)
-        if len(found) > 1:
-            raise FormatError(f"{len(found)} config_groups are several formats, one was asked for: use formats_of")
-        return found[0]
+        form, *others = formats_of(config)
+        if others:
+            raise FormatError(f"{1 + len(others)} config_groups are several formats, one was asked for: use formats_of")
+        return form
     raise FormatError(f"quant_method {method!r} is not supported: {KNOWN} are")
 
 

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from nvila_kernels import QuantPolicy
@@ -231,7 +231,7 @@ def quantized_blocks(
     forward: Callable[[Any], object] = model.hidden
     batches: Sequence[Any] | None = None
     if inputs is not None and part == "vision":
-        fill_copy(model.vision, part, found.tensors, leave=(f"{place}.",))
+        fill_copy(cast(nn.Module, model.vision), part, found.tensors, leave=(f"{place}.",))
         forward, batches = model.vision, tiles(inputs, torch.device("cpu"))
     elif inputs is not None:
         batches = embedded(found, model, inputs, filled="vision" in plan.configs)
@@ -246,14 +246,14 @@ def embedded(found: Checkpoint, model: NVILA, inputs: Sequence[ModelInputs], *, 
         filled: whether the vision tower has its (quantized) weights already.
     """
     if filled:
-        settle_(model.vision, phases=("prefill",))
+        settle_(cast(nn.Module, model.vision), phases=("prefill",))
     else:
-        fill_copy(model.vision, "vision", found.tensors)
+        fill_copy(cast(nn.Module, model.vision), "vision", found.tensors)
     fill_copy(model.projector, "projector", found.tensors)
     rows = resized(found.tensors[VOCABULARY], model.llm.vocab_size)
     model.llm.embed_tokens = StoredEmbedding(rows, dtype=torch.float32)
     shown = [model.embed(each) for each in inputs]
-    model.vision = model.projector = nn.Identity()
+    model.vision, model.projector = cast(Any, nn.Identity()), nn.Identity()
     give_back()
     return shown
 
