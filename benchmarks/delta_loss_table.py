@@ -10,8 +10,8 @@ All models keep nano as it is up to the third layer of its language model, so th
 the whole series; behind it a large model has three new layers and a small one has one. These two learn a pool of their
 own, and score the pool of ``delta_loss_pool.py``, which they have not seen. Then, for each seed, a model like the large
 one learns what each method keeps of that pool, for as many epochs whatever is left, as in the paper: fewer samples,
-fewer steps. Exact match is of greedy answers to fresh scenes in typefaces that no pool has. Expect ten minutes of one
-core.
+fewer steps. Exact match is of greedy answers to fresh scenes in typefaces that no pool has. Expect ten minutes of a
+free core.
 """
 
 import argparse
