@@ -86,7 +86,7 @@ def store_vocabulary(model: NVILA, tensors: Tensors, *, dtype: torch.dtype) -> s
     check(VOCABULARY[1], head, model.llm.embed_tokens.weight, tensors, pieces=1)
     model.llm.embed_tokens = StoredEmbedding(resized(tensors[embedding], rows), dtype=dtype)
     model.llm.lm_head = cast(nn.Linear, StoredHead(resized(tensors[head], rows)))
-    return {embedding, head}
+    return set(sources)
 
 
 def fill(

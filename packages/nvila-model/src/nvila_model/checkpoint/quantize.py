@@ -35,6 +35,7 @@ from nvila_model.checkpoint.original import PARTS
 from nvila_model.checkpoint.quantized import FIELD, formats, forms_of, kind_of_scheme
 from nvila_model.checkpoint.save import write_descriptions
 from nvila_model.checkpoint.shards import (
+    ORDER,
     PROGRESS,
     LayerError,
     Progress,
@@ -128,7 +129,7 @@ def quantize_checkpoint(
     progress = Progress(work, asked=[*asked, inputs and digest(inputs)])
     sizes = {unit.names: size(found.tensors, unit) for shard in plan.shards for unit in shard.units}
     done, total = 0, sum(sizes.values())
-    for part in ("vision", "projector", "llm"):
+    for part in ORDER:
         shards = [shard for shard in plan.shards if shard.part == PARTS[part]]
         shows = part == "vision" and inputs is not None  # the language model what the quantized tower gives
         if all(map(progress.has, shards)) and not shows:
@@ -139,22 +140,23 @@ def quantize_checkpoint(
         for shard in shards:
             written = progress.has(shard)
             tensors: dict[str, Tensor] = {}
-            lines: list[LayerError] = []
+            reports: list[LayerError] = []
             for unit in shard.units:
                 if unit.block or not written:
                     made, told = convert(unit, found, plan, blocks)
                     tensors |= made
-                    lines += told
+                    reports += told
                 done += sizes[unit.names]
                 if step and not (written and inputs is None):
                     step(done, total)
             if not written:
                 write_shard(progress.path(shard), tensors)
-                progress.add(shard, lines)
+                progress.add(shard, reports)
             tensors.clear()
             give_back()
+    lines = progress.lines(plan.shards)
     finish(work, target, found, plan)
-    return progress.lines
+    return lines
 
 
 def outline(found: Checkpoint) -> NVILA:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from nvila_model.checkpoint.layout import Tensors
 
 PROGRESS = "progress.json"
+ORDER = ("vision", "projector", "llm")
+"""Our names of the parts in the order in which an image meets them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ def cut(tensors: Tensors, blocks: Mapping[str, Sequence[str]], most: int) -> Ite
         blocks: the tensors of each block that is quantized, by its dotted name and in order. They follow all others.
     """
     taken = {name for names in blocks.values() for name in names}
-    for folder in PARTS.values():
+    for folder in (PARTS[part] for part in ORDER):
         single = [Unit(names=(name,)) for name in sorted(tensors) if belongs(name, folder) and name not in taken]
         whole = [Unit(names=tuple(names), block=key) for key, names in blocks.items() if belongs(names[0], folder)]
         groups: list[list[Unit]] = []
@@ -127,9 +129,10 @@ class Progress:
         self.state["shards"][f"{shard.part}/{shard.file}"] = [vars(line) for line in lines]
         write_json(self.file, self.state)
 
-    @property
-    def lines(self) -> list[LayerError]:
-        return [LayerError(**line) for lines in self.state["shards"].values() for line in lines]
+    def lines(self, shards: Sequence[Shard]) -> list[LayerError]:
+        """What was told of some shards, in their order."""
+        told = (self.state["shards"][f"{shard.part}/{shard.file}"] for shard in shards)
+        return [LayerError(**line) for lines in told for line in lines]
 
 
 def write_index(folder: Path, shards: Sequence[Shard]) -> None:
