@@ -7,7 +7,7 @@ from nvila_model.fusion import IGNORE
 from nvila_model.llava import read_llava
 from nvila_model.loss import token_losses
 from nvila_train.data import bins, join
-from nvila_train.delta_loss.answers import log_probabilities
+from nvila_train.delta_loss.answers import features, log_probabilities
 from nvila_train.packing import pack
 
 KINDS = ("train",)
@@ -80,7 +80,8 @@ def test_log_probabilities_of_samples(golden_case, batch):
     if length is not None:
         pytest.skip("the reference cuts these samples; scores are of whole ones")
     conversations = [read_llava(record, folder=golden_case.root) for record in facts["instances"]]
-    found = log_probabilities(model, [model.processor.for_training(each) for each in conversations], positions=1024)
+    samples = [model.processor.for_training(each) for each in conversations]
+    found = log_probabilities(model, samples, features(model, samples), positions=1024)
     assert [score.tokens for score in found] == facts["per_sample_tokens"]
     for score, wanted in zip(found, facts["per_sample_cross_entropy"], strict=True):
         assert -score.total / score.tokens == pytest.approx(wanted, rel=1e-5)
