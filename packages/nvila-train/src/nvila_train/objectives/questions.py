@@ -17,6 +17,7 @@ from nvila_model.tokenizer import IMAGE_TOKEN, VIDEO_TOKEN
 from torch import Tensor
 
 from nvila_train.conversation import conversation, turns
+from nvila_train.packing import Packed
 from nvila_train.stream import SceneStream
 from nvila_train.trainee import Trainee
 
@@ -39,21 +40,12 @@ class Asked:
     others: tuple[tuple[LabelledText, ...], ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Branches:
+class Branches(Packed):
     """A row for each picture: what is seen, then every question, padded on the right.
 
-    Attributes:
-        embeds: ``[b, t, d]``.
-        labels: int64 ``[b, t]``.
-        positions: int64 ``[b, t]``; every question goes on from the picture.
-        segments: int64 ``[b, t]``: ``SHARED``, the number of the question from 1 on, or ``NOTHING``.
+    Shapes ``[b, t, ...]``. Every question's positions go on from the picture. ``segments`` are ``SHARED``, the
+    number of the question from 1 on, or ``NOTHING``.
     """
-
-    embeds: Tensor
-    labels: Tensor
-    positions: Tensor
-    segments: Tensor
 
     @property
     def mask(self) -> Tensor:
