@@ -1,5 +1,6 @@
 """Our Qwen2 against transformers' with the same random weights, and its own laws."""
 
+import nvila_model.prefill as reading
 import pytest
 import torch
 from nvila_model.fusion import attention_mask
@@ -78,6 +79,24 @@ def test_a_padded_batch_equals_its_rows(side: str):
     out = model(embeds, positions=(keep.cumsum(1) - 1).clamp(min=0), mask=mask)
     for row, found, kept in zip(rows, out, keep, strict=True):
         torch.testing.assert_close(found[kept], model(row[None])[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@torch.no_grad()
+def test_a_prompt_read_in_pieces_equals_the_whole(monkeypatch: pytest.MonkeyPatch, side: str):
+    model = make()
+    embeds = torch.randn(2, 12, 48)
+    keep = torch.ones(2, 12, dtype=torch.bool)
+    keep[0, slice(5) if side == "left" else slice(7, None)] = False
+    positions, mask = (keep.cumsum(1) - 1).clamp(min=0), attention_mask(keep)
+    whole, pieces = model.cache(2, 12), model.cache(2, 12)
+    expected = model(embeds, positions=positions, mask=mask, cache=whole)[:, -1]
+    monkeypatch.setattr(reading, "PIECE", 5)
+    found = reading.prefill(model, embeds, positions=positions, mask=mask, cache=pieces)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert pieces.length == 12
+    torch.testing.assert_close(pieces.keys, whole.keys, atol=1e-5, rtol=0)
+    torch.testing.assert_close(pieces.values, whole.values, atol=1e-5, rtol=0)
 
 
 def test_checkpointing_changes_no_gradient():

@@ -20,6 +20,7 @@ from torch import Tensor
 from nvila_model.detokenize import TextStream
 from nvila_model.fusion import Fused, attention_mask
 from nvila_model.inputs import ModelInputs
+from nvila_model.prefill import prefill
 from nvila_model.qwen2 import Qwen2
 from nvila_model.sampling import Sampler, Sampling
 
@@ -68,14 +69,14 @@ def steps(llm: Qwen2, fused: Fused, sampling: Sampling) -> Iterator[Tensor]:
     sampler = Sampler(sampling, rows=rows, vocabulary=llm.vocab_size, device=fused.embeds.device)
     positions = (keep.cumsum(1) - 1).clamp(min=0)
     ragged = bool((~keep).any())
-    hidden = llm(fused.embeds, positions=positions, mask=attention_mask(keep), cache=cache)
+    last = prefill(llm, fused.embeds, positions=positions, mask=attention_mask(keep), cache=cache)
     while True:
-        drawn = sampler(llm.logits(hidden[:, -1]))
+        drawn = sampler(llm.logits(last))
         yield drawn
         keep = torch.cat((keep, keep.new_ones(rows, 1)), dim=1)
         positions = positions[:, -1:] + 1
         mask = keep[:, None, None] if ragged else None
-        hidden = llm(llm.embed_tokens(drawn)[:, None], positions=positions, mask=mask, cache=cache)
+        last = llm(llm.embed_tokens(drawn)[:, None], positions=positions, mask=mask, cache=cache)[:, -1]
 
 
 class Writer:

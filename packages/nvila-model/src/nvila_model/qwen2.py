@@ -84,11 +84,18 @@ class Attention(nn.Module):
         v = rearrange(values, "b t (h d) -> b h t d", h=self.kv_heads)
         if cache is not None:
             k, v = cache.update(layer, k, v)
-        causal = mask is None and q.shape[2] > 1
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.heads != self.kv_heads
-        )
+        if q.shape[2] == 1:
+            out = self.attend_once(q, k, v, mask)
+        else:
+            shared = self.heads != self.kv_heads
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=shared)
         return self.o_proj(rearrange(out, "b h t d -> b t (h d)"))
+
+    def attend_once(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """One position a row: heads that share keys become queries of one head, so that keys are read once for all."""
+        together = rearrange(q, "b (kv group) 1 d -> b kv group d", kv=self.kv_heads)
+        out = F.scaled_dot_product_attention(together, k, v, attn_mask=mask)
+        return rearrange(out, "b kv group d -> b (kv group) 1 d")
 
 
 class GatedMLP(nn.Module):

@@ -2,6 +2,7 @@
 
 import ctypes
 import ctypes.util
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,15 +22,20 @@ def processor() -> str:
 
 
 def machine() -> str:
-    """Processor, its vector instructions as torch sees them, threads, and the versions of the libraries."""
+    """Processor, its vector instructions as torch sees them, threads and how they wait, and versions of libraries."""
     try:
         onnxruntime = version("onnxruntime")
     except PackageNotFoundError:
         onnxruntime = "absent"
     return (
-        f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}, onnxruntime {onnxruntime}"
+        f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads "
+        f"({waiting()}), torch {torch.__version__}, onnxruntime {onnxruntime}"
     )
+
+
+def waiting() -> str:
+    """What torch's threads do when there is nothing to do, by OpenMP's setting: the other kernels share their cores."""
+    return os.environ.get("OMP_WAIT_POLICY", "waiting as OpenMP likes").lower()
 
 
 def give_back() -> None:

@@ -1,7 +1,8 @@
 """Time a kernel on a shape and hold it against the reference backend.
 
-Decoding reads weights that have left the processor's cache since the last token, so the cache is swept between its
-runs. The best of a few runs counts: other programs only ever make a run longer.
+Weights have left the processor's cache since the last token, and torch's threads have just worked for the layer before:
+a sweep through memory before each run makes both so. The best of a few runs counts: other programs only ever make a
+run longer.
 """
 
 import warnings
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from nvila_kernels import reference
 from nvila_kernels.cpu.kernel import TOLERANCE, Codes, Kernel
-from nvila_kernels.cpu.shape import DECODE_ROWS, Shape
+from nvila_kernels.cpu.shape import Shape
 from nvila_kernels.quantization import Int4Codes, Int8Codes, dequantize_int4, quantize_int4, quantize_int8
 
 RUNS = 5
@@ -90,8 +91,7 @@ def measure_one(kernel: Kernel, codes: Codes, x: Tensor, exact: Tensor, best: fl
     for done in range(RUNS):
         if done >= FEWEST and seconds > HOPELESS * best:
             break
-        if x.shape[0] <= DECODE_ROWS:
-            sweep()
+        sweep()
         started = perf_counter()
         run(x)
         seconds = min(seconds, perf_counter() - started)

@@ -1,12 +1,12 @@
 """onnxruntime's ``MatMulNBits``: a graph of one node for each weight, which the runtime repacks for its processor.
 
-With accuracy level 4 activations become int8 in blocks of the group's size; with level 1 they stay float32. All
-graphs share one pool of threads, as wide as torch's when the first graph is made.
+With accuracy level 4 activations become int8 in blocks of the group's size; with level 1 they stay float32. Every
+graph has its own threads, as many as torch has when it is made, which sleep between its products: the pool that graphs
+could share keeps spinning on cores that torch needs for the next operation, and nothing turns that off from Python.
 """
 
 import importlib
 import importlib.util
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,34 +27,22 @@ def missing() -> str | None:
     return f"{' and '.join(absent)} not installed: pip install 'nvila-kernels[cpu]'" if absent else None
 
 
-@cache
-def runtime() -> Any:
-    """The package, its shared threads set up."""
-    found: Any = importlib.import_module("onnxruntime")
-    if hasattr(found, "set_global_thread_pool_sizes"):
-        found.set_global_thread_pool_sizes(torch.get_num_threads(), 1)
-    return found
-
-
 def session(graph: bytes) -> Any:
     """A graph ready to run, which keeps nothing of ``graph`` but its own packing.
 
     It is read from a file, because a session that is made of bytes holds on to them.
     """
-    found = runtime()
-    options = found.SessionOptions()
+    runtime: Any = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
+    options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if hasattr(found, "set_global_thread_pool_sizes"):
-        options.use_per_session_threads = False
-    else:
-        options.intra_op_num_threads = torch.get_num_threads()
     with TemporaryDirectory() as folder:
         file = Path(folder) / "linear.onnx"
         file.write_bytes(graph)
-        return found.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        return runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
 def graph_of(codes: Int4Codes, accuracy: int) -> bytes:

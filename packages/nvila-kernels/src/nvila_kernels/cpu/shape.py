@@ -13,8 +13,8 @@ ROWS: dict[Phase, int] = {"decode": 1, "prefill": 128}
 """Rows that each phase is measured with."""
 DECODE_ROWS = 16
 """Most rows of a product that counts as decoding."""
-COLUMNS = 2048
-"""Outputs that are measured; more take proportionally longer."""
+COLUMNS: dict[Phase, int] = {"decode": 8192, "prefill": 2048}
+"""Outputs that are measured; more take proportionally longer. Of one row, fewer would time the call alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Shape:
     @property
     def measured(self) -> "Shape":
         """The shape whose times stand for this one's."""
-        return replace(self, rows=ROWS[self.phase], n=min(self.n, COLUMNS))
+        return replace(self, rows=ROWS[self.phase], n=min(self.n, COLUMNS[self.phase]))
 
     def __str__(self) -> str:
         return f"{self.rows}x{self.k}x{self.n} " + (f"w4 g{self.group}" if self.group else "w8")
