@@ -24,6 +24,7 @@ from nvila_train.trainer.loop import train
 from nvila_train.trainer.precision import Precision, computing
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def error(found: Tensor, true: Tensor) -> float:
@@ -120,8 +121,50 @@ def test_delayed_scaling_goes_on_where_it_stopped(tmp_path: Path):
 
 def test_delayed_scaling_looks_back():
     history = History(2)
-    found = [float(history.next(torch.tensor([[value]]))) for value in (1.0, 5.0, 2.0, 1.0)]
-    assert found == [1.0, 1.0, 5.0, 5.0]
+    smalls = [history.shrink(torch.tensor([[value]]), E4M3) for value in (1.0, 5.0, 2.0, 1.0)]
+    assert [float(small.scale) * 448 for small in smalls] == pytest.approx([1.0, 1.0, 5.0, 5.0])
+    assert history.save().tolist() == [2.0, 1.0]
+    again = history.shrink(torch.tensor([[9.0]]), E4M3, remember=False)
+    assert float(again.scale) * 448 == pytest.approx(2.0)
+    assert history.save().tolist() == [2.0, 1.0], "what is rounded again is not a new value"
+
+
+def test_delayed_scaling_of_zeros_is_not_a_number_out_of_range():
+    history = History(3)
+    found = [history.shrink(torch.full((2, 3), value), E5M2).large(torch.float32) for value in (0.0, 0.5, 0.5)]
+    assert [each[0, 0].item() for each in found] == [0.0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("dtype", [E4M3, E5M2])
+@pytest.mark.parametrize("rows", [False, True])
+def test_bfloat16_is_rounded_once(dtype: torch.dtype, rows: bool):
+    """To the nearest eight-bit number of the quotient in float64, ties and the reciprocal's last bit aside."""
+    torch.manual_seed(0)
+    matrix = torch.randn(64, 33).bfloat16()
+    small = shrink(matrix, dtype, rows=rows)
+    numbers = torch.arange(256, dtype=torch.uint8).view(dtype).double()
+    numbers = numbers[numbers.isfinite()].unique()
+    quotient = matrix.double() / small.scale.double()
+    distance = (quotient[..., None] - numbers).abs().amin(-1)
+    off = (small.values.double() - quotient).abs() - distance
+    assert off.max() <= 1e-6 * quotient.abs().max()
+
+
+@pytest.mark.parametrize("precision", [Precision("fp8"), Precision("fp8", scaling="delayed")])
+def test_the_casts_are_the_kernels(precision: Precision):
+    """What a GPU does in one pass is asked of ``nvila_kernels``, forward and backward."""
+    seen: set[str] = set()
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.add(func.name())
+            return func(*args, **(kwargs or {}))
+
+    layer = nn.Linear(32, 16)
+    with Seen(), fp8.training(layer, precision):
+        layer(torch.ones(4, 32, requires_grad=True)).sum().backward()
+    casts = {name.removeprefix("nvila_kernels::") for name in seen if name.startswith("nvila_kernels::")}
+    assert casts == ({"amax", "cast_fp8"} | ({"cast_fp8_amax"} if precision.scaling == "delayed" else set()))
 
 
 @pytest.mark.parametrize(

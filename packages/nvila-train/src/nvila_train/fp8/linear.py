@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nvila_train.fp8.numbers import E4M3, E5M2, Small, largest, product, shrink
+from nvila_train.fp8.numbers import E4M3, E5M2, Small, largest, product, shrink, shrink_and_measure
 from nvila_train.trainer.precision import Precision
 
 
@@ -32,12 +32,14 @@ class History:
         self.length = length
         self.seen: list[Tensor] = []
 
-    def next(self, matrix: Tensor) -> Tensor:
-        """The largest of earlier calls (of this one, if it is the first), then remember this one."""
-        now = largest(matrix.detach(), rows=False)
-        known = torch.stack(self.seen).amax() if self.seen else now
+    def shrink(self, matrix: Tensor, dtype: torch.dtype, *, remember: bool = True) -> Small:
+        """Round by the largest of earlier calls (of this one, if it is the first), then remember this one."""
+        known = torch.stack(self.seen).amax() if self.seen else largest(matrix)
+        if not remember:
+            return shrink(matrix, dtype, amax=known)
+        small, now = shrink_and_measure(matrix, dtype, amax=known)
         self.seen = [*self.seen, now][-self.length :]
-        return known
+        return small
 
     def save(self) -> Tensor:
         """What is remembered, oldest first: float32 ``[calls]``."""
@@ -59,11 +61,11 @@ class Rounding:
 
     def __call__(self, name: str, matrix: Tensor, *, remember: bool = True) -> Small:
         """Round ``x``, ``weight`` or ``gradient``; a weight that is rounded again is not a new one."""
+        dtype = E5M2 if name == "gradient" else E4M3
         history = self.histories.get(name)
-        amax = None
         if history is not None:
-            amax = history.next(matrix) if remember or not history.seen else torch.stack(history.seen).amax()
-        return shrink(matrix, E5M2 if name == "gradient" else E4M3, rows=self.rows, amax=amax)
+            return history.shrink(matrix, dtype, remember=remember)
+        return shrink(matrix, dtype, rows=self.rows)
 
 
 class Linear8(torch.autograd.Function):

@@ -1,7 +1,8 @@
 """Eight-bit floats: a tensor as numbers of one byte and a factor, and their products.
 
 E4M3 has three bits of mantissa and ends at 448: weights and activations. E5M2 has two and ends at 57344: gradients,
-whose range is wide. Values are divided by a factor that brings the largest one to the end of the range.
+whose range is wide. Values are divided by a factor that brings the largest one to the end of the range. The casts are
+``nvila_kernels``': one pass over memory on a GPU, plain torch elsewhere.
 
 Source: Micikevicius et al., "FP8 formats for deep learning" (arXiv 2209.05433).
 """
@@ -12,6 +13,9 @@ from typing import Final
 
 import torch
 import torch.nn.functional as F
+from nvila_kernels import cast_fp8
+from nvila_kernels.ops import fp8 as ops
+from nvila_kernels.reference import fp8_scale
 from torch import Tensor
 
 E4M3: Final = torch.float8_e4m3fn
@@ -19,9 +23,6 @@ E5M2: Final = torch.float8_e5m2
 
 MULTIPLE: Final = 16
 """GPUs multiply FP8 matrices whose inner side is a multiple of this."""
-
-SMALLEST: Final = 1e-12
-"""Largest value of a tensor of zeros, so that nothing is divided by zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,22 +47,28 @@ class Small:
         return Small(values=self.values.t().contiguous(), scale=self.scale)
 
 
-def largest(matrix: Tensor, *, rows: bool) -> Tensor:
-    """The largest magnitude, of each row or of the whole: float32 ``[m, 1]`` or ``[]``."""
-    found = matrix.abs().amax(-1, keepdim=True) if rows else matrix.abs().amax()
-    return found.float().clamp(min=SMALLEST)
+def largest(matrix: Tensor) -> Tensor:
+    """The largest magnitude: float32 ``[]``."""
+    return ops.amax(matrix).reshape(())
 
 
 def shrink(matrix: Tensor, dtype: torch.dtype, *, rows: bool = False, amax: Tensor | None = None) -> Small:
     """Round a matrix to eight bits.
 
     Args:
-        rows: a factor for each row.
+        rows: a factor for each row; excludes ``amax``.
         amax: the magnitude that becomes the end of the range; the largest there is by default. What lies beyond is cut.
     """
-    end = torch.finfo(dtype).max
-    scale = (largest(matrix, rows=rows) if amax is None else amax) / end
-    return Small(values=(matrix / scale).clamp(-end, end).to(dtype), scale=scale)
+    scale = None if amax is None else fp8_scale(amax.reshape(1), dtype)
+    values, scale = cast_fp8(matrix, dtype, scale=scale, by_row=rows)
+    return Small(values=values, scale=scale if rows else scale.reshape(()))
+
+
+def shrink_and_measure(matrix: Tensor, dtype: torch.dtype, *, amax: Tensor) -> tuple[Small, Tensor]:
+    """As ``shrink`` by a known magnitude, and the ``largest`` there is; the matrix is read once."""
+    scale = fp8_scale(amax.reshape(1), dtype)
+    values, now = ops.cast_fp8_amax(matrix, scale, dtype)
+    return Small(values=values, scale=scale.reshape(())), now.reshape(())
 
 
 def product(left: Small, right: Small, dtype: torch.dtype) -> Tensor:
