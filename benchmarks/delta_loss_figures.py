@@ -10,13 +10,12 @@ import json
 import statistics
 import sys
 from collections import Counter, defaultdict
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from delta_loss_pool import QUALITIES
-from nvila_train.delta_loss.records import Records
 from nvila_train.playground import KINDS
 
 Key = tuple[str, float]
@@ -25,11 +24,9 @@ Key = tuple[str, float]
 
 def tables(work: Path) -> str:
     """The methods, then the kinds."""
-    rows = json.loads((work / "settings.json").read_text())["rows"]
-    pool, test = Records.read(work / "pool.jsonl"), Records.read(work / "test.jsonl")
-    pool = replace(pool, lines=pool.lines[:rows])
-    sources = np.array([test[row]["source"] for row in range(len(test))])
-    lines = [json.loads(line) for line in (work / "cells.jsonl").read_text().splitlines()]
+    pool, test = written(work / "pruned.jsonl"), written(work / "test.jsonl")
+    sources = np.array([record["source"] for record in test])
+    lines = written(work / "cells.jsonl")
     groups: dict[Key, dict[int, dict[str, Any]]] = defaultdict(dict)
     for line in lines:
         groups[line["method"], line["keep"]][line["seed"]] = line
@@ -48,6 +45,10 @@ def tables(work: Path) -> str:
         kinds("| | blind guess |", guessed, sources),
         *(kinds(f"| {named(key)} |", mean(right[key]), sources) for key in groups),
     ])  # fmt: skip
+
+
+def written(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def row(key: Key, lines: dict[int, dict[str, Any]], right: dict[Key, dict[int, np.ndarray]]) -> str:
@@ -88,17 +89,17 @@ def percent(shares: np.ndarray) -> str:
     return f"{100 * shares.mean():.1f} ± {100 * shares.std(ddof=1) / len(shares) ** 0.5:.1f}"
 
 
-def blind(pool: Records, test: Records) -> list[bool]:
+def blind(pool: Sequence[dict[str, Any]], test: Sequence[dict[str, Any]]) -> list[bool]:
     """Whether each question is guessed by who knows the sound part of the pool and sees no picture."""
     told: dict[str, Counter[str]] = defaultdict(Counter)
     overall: dict[str, Counter[str]] = defaultdict(Counter)
-    for record in (pool[row] for row in range(len(pool))):
+    for record in pool:
         question, answer = (turn["value"] for turn in record["conversations"])
         if record["quality"] == "sound":
             told[question][answer] += 1
             overall[record["source"]][answer] += 1
     guesses: list[bool] = []
-    for record in (test[row] for row in range(len(test))):
+    for record in test:
         question, answer = (turn["value"] for turn in record["conversations"])
         guess = told.get(question, overall[record["source"]]).most_common(1)[0][0]
         guesses.append(guess == answer)

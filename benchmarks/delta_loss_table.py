@@ -19,7 +19,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -83,9 +83,9 @@ class Series:
             write_pool(path, self.samples, first=first, shares=self.shares, questions=QUESTIONS)
         asked = self.count * len(KINDS)
         write_pool(self.work / "test.jsonl", asked, first=10**9, shares=SOUND, split="test", questions=1)
-        whole = Records.read(self.work / "pool.jsonl")
-        self.records = replace(whole, lines=whole.lines[: options.rows])
-        self.test = Records.read(self.work / "test.jsonl")
+        lines = (self.work / "pool.jsonl").read_bytes().splitlines(keepends=True)
+        (self.work / "pruned.jsonl").write_bytes(b"".join(lines[: options.rows]))
+        self.records = Records.open(self.work / "pruned.jsonl")
         self.test_readings = self.readings("test")
 
     def claim(self, rows: int) -> None:
@@ -110,8 +110,8 @@ class Series:
         """The samples of a file behind all that stays."""
         kept = self.work / f"{name}.pt"
         if not kept.exists():
-            records = Records.read(self.work / f"{name}.jsonl")
-            talks = (records.conversation(row) for row in range(len(records)))
+            records = Records.open(self.work / f"{name}.jsonl")
+            talks = (records.sample(row).messages for row in range(len(records)))
             found: list[Reading] = []
             for window in windows(talks, [self.nano.needed_processor()], limit=2**27):
                 inputs = [sample.inputs[0] for sample in window]
@@ -143,7 +143,7 @@ class Series:
         """What the cluster baseline goes by, ``[n, c]``."""
         kept = self.work / "looks.npy"
         if not kept.exists():
-            found = [feature(self.nano, row, self.records.conversation(row)) for row in range(len(self.records))]
+            found = [feature(self.nano, row, self.records.sample(row).messages) for row in range(len(self.records))]
             np.save(kept, np.stack([each for each in found if each is not None]))
         return np.load(kept)
 
@@ -246,7 +246,7 @@ def result(series: Series, cell: Cell, pool: Sequence[Reading]) -> dict[str, Any
         model = fresh(series.nano, layers=LARGE, seed=cell.seed)
         train(model, [pool[place] for place in np.flatnonzero(kept)], epochs=series.epochs, seed=cell.seed)
     answers = right(model, series.test_readings)
-    qualities = Counter(series.records[int(place)]["quality"] for place in np.flatnonzero(kept))
+    qualities = Counter(series.records.sample(place).record["quality"] for place in np.flatnonzero(kept).tolist())
     return asdict(cell) | {
         "samples": int(kept.sum()), "qualities": qualities, "right": "".join(str(int(each)) for each in answers),
         "seconds": round(time.process_time() - began, 1),

@@ -101,4 +101,4 @@ def records(tmp_path: Path, rows: list[dict[str, Any]]) -> Records:
     (tmp_path / "clip.mp4").write_bytes(Clip(frames=frames, fps=4).encode())
     path = tmp_path / "mix.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Records.read(path)
+    return Records.open(path)

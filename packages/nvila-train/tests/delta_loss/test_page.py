@@ -72,12 +72,12 @@ def test_examples_are_from_both_ends_and_the_middle():
 
 
 @pytest.fixture
-def scored(records: Records, models: tuple[NVILA, NVILA], monkeypatch) -> Path:
+def scored(records: Records, models: tuple[NVILA, NVILA], tmp_path: Path, monkeypatch) -> Path:
     """Scores made by the command."""
     loaded = dict(zip(("large", "small"), models, strict=True)) | {"nano": models[0]}
     monkeypatch.setattr(NVILA, "from_pretrained", lambda name, **_: loaded[name])
-    out = records.folder / "scores.parquet"
-    command = ["score", str(records.path), "--large", "large", "--small", "small", "--out", str(out), "--shard", "5"]
+    out = tmp_path / "scores.parquet"
+    command = ["score", records.source.path, "--large", "large", "--small", "small", "--out", str(out), "--shard", "5"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "8 samples scored in" in result.stderr.replace("\n", " ")
@@ -91,9 +91,10 @@ def test_the_commands_write_a_subset_and_a_page(records: Records, scored: Path, 
     result = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
     kept = out.read_bytes().splitlines()
-    places = [records.lines.index(line) for line in kept]
+    lines = Path(records.source.path).read_bytes().splitlines()
+    places = [lines.index(line) for line in kept]
     assert places == sorted(places)
-    sources = [records.source(json.loads(line)) for line in kept]
+    sources = [records.source_of(json.loads(line)) for line in kept]
     assert (sources.count("text"), sources.count("mix")) == (2, 2)
     text = page.read_text()
     tree = Tree(text)
@@ -112,7 +113,7 @@ def test_what_is_written_is_shown_as_text_and_what_is_missing_said(
         "source": "<i>",
     }
     path = tmp_path / "odd.jsonl"
-    path.write_text(json.dumps(record) + "\n" + records.lines[1].decode())
+    path.write_text(json.dumps(record) + "\n" + Path(records.source.path).read_text().splitlines()[1])
     out, page = tmp_path / "odd.parquet", tmp_path / "odd.html"
     run = CliRunner().invoke
     assert run(app, ["score", str(path), "--large", "large", "--small", "small", "--out", str(out)]).exit_code == 0
@@ -129,12 +130,12 @@ def test_what_is_written_is_shown_as_text_and_what_is_missing_said(
 def test_data_that_changed_or_moved(records: Records, scored: Path, tmp_path: Path):
     run = CliRunner().invoke
     out = str(tmp_path / "subset.jsonl")
-    moved = tmp_path / "moved.jsonl"
-    records.path.rename(moved)
+    path, moved = Path(records.source.path), tmp_path / "moved.jsonl"
+    path.rename(moved)
     assert run(app, ["prune", str(scored), "--keep", "0.5", "--out", out, "--data", str(moved)]).exit_code == 0
     Tree((tmp_path / "subset.html").read_text())  # beside the subset, where no --page says otherwise
-    records.path.write_bytes(moved.read_bytes() + b"{}\n")
+    path.write_bytes(moved.read_bytes() + b"{}\n")
     result = run(app, ["prune", str(scored), "--keep", "0.5", "--out", out])
     assert isinstance(result.exception, DeltaLossError)
-    assert re.search(r"mix\.jsonl is not what was scored: pass the scored file with --data", str(result.exception))
-    assert Scores.read(scored).facts["data"] == str(records.path)
+    assert re.search(r"mix\.jsonl is not what was scored: pass the scored data with --data", str(result.exception))
+    assert Scores.read(scored).facts["data"] == str(path)

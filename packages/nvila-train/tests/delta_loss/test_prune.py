@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from fractions import Fraction
 from math import ceil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_a_score_that_is_not_a_number_is_named():
 
 def test_a_feature_is_the_mean_over_patches_and_pictures(records: Records, models: tuple[NVILA, NVILA]):
     model = models[0]
-    talk = records.conversation(3)
+    talk = records.sample(3).messages
     with torch.no_grad():
         single = model.needed_processor().tiler.single()
         pictures = [single(part.load()).tiles for part in talk[0]["content"] if not isinstance(part, str)]
@@ -136,15 +137,15 @@ def test_a_feature_is_the_mean_over_patches_and_pictures(records: Records, model
     assert feature(model, 0, talk) == pytest.approx(expected.numpy(), abs=1e-6)
 
 
-def test_clusters_of_records(records: Records, models: tuple[NVILA, NVILA]):
+def test_clusters_of_records(records: Records, models: tuple[NVILA, NVILA], tmp_path: Path):
     """The same picture, the same cluster; no picture, no cluster."""
     rows = [1, 0, 5, 1, 4]
-    found = cluster([records.conversation(row) for row in rows], models[0], count=3)
+    found = cluster([records.sample(row).messages for row in rows], models[0], count=3)
     assert found[0] == found[3] != found[2]
     assert found[1] == NOTHING_SEEN
     assert len(set(found.tolist())) == 4
-    talk = records.conversation(1)
-    (records.folder / "wide.png").unlink()
+    talk = records.sample(1).messages
+    (tmp_path / "wide.png").unlink()
     with pytest.raises(DeltaLossError, match=r"row 0: no file at .*wide\.png"):
         cluster([talk], models[0])
 

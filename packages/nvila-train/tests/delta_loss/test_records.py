@@ -1,9 +1,10 @@
-"""LLaVA files as rows, and what is said of faulty ones."""
+"""Sources as records, what tells them apart, and what is said of those that cannot be scored."""
 
 import json
 from pathlib import Path
 
 import pytest
+from nvila_train.data import DataSource, SampleError, SourceError
 from nvila_train.delta_loss.errors import DeltaLossError
 from nvila_train.delta_loss.records import Records
 
@@ -12,45 +13,63 @@ GOOD = {"conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "
 
 def test_an_array_and_lines_are_the_same_rows(tmp_path: Path):
     (tmp_path / "a.json").write_text(json.dumps([GOOD, GOOD | {"id": 7}]))
+    (tmp_path / "one.json").write_text(json.dumps([GOOD]))
     (tmp_path / "b.jsonl").write_bytes(b"\n" + json.dumps(GOOD, ensure_ascii=False).encode() + b"\r\n\n")
-    array, lines = Records.read(tmp_path / "a.json"), Records.read(tmp_path / "b.jsonl")
+    array, one, lines = (Records.open(tmp_path / name) for name in ("a.json", "one.json", "b.jsonl"))
     assert (len(array), len(lines)) == (2, 1)
-    assert array.lines[0] == lines.lines[0]
-    assert array[1]["id"] == 7
-    assert array.digest != lines.digest
-    assert (array.source(array[0]), array.source({"source": "vqa"})) == ("a", "vqa")
-    assert array.conversation(0)[1] == {"role": "assistant", "content": ["nö"]}
+    assert array.sample(1).record["id"] == 7
+    assert array.digest != lines.digest == one.digest
+    assert (array.source_of(array.sample(0).record), array.source_of({"source": "vqa"})) == ("a", "vqa")
+    assert array.sample(0).messages[1] == {"role": "assistant", "content": ["nö"]}
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("path", "name"),
+    [("v1.5/mix.jsonl", "mix"), ("v1.5", "v1.5"), ("https://host/x.tar", "x.tar"), ("hub:o/n-1.5", "n-1.5")],
+)
+def test_what_a_source_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, name: str):
+    monkeypatch.chdir(tmp_path)
+    Path("v1.5").mkdir()
+    records = Records(source=DataSource(path=path), rows=[], storage=None)
+    assert records.source_of({}) == name
+    named = records.source.model_copy(update={"name": "mine.jsonl"})
+    assert Records(source=named, rows=[], storage=None).source_of({}) == "mine.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
     [
-        ("a.json", "{", r"a\.json is not JSON \(.*\): name it \.jsonl"),
-        ("a.json", "{}", r"a\.json holds dict, not an array of records"),
-        ("a.json", "[]", r"a\.json holds no records"),
-        ("a.jsonl", "\n\n", r"a\.jsonl holds no records"),
-        ("a.jsonl", "{", r"row 0 of .*a\.jsonl is not JSON"),
-        ("a.jsonl", "[]", r"row 0 of .*a\.jsonl is list, not an object"),
-        ("a.jsonl", "{}", r"row 0 of .*a\.jsonl: conversations: is missing or empty"),
+        ("{", r"^a\.jsonl row 0: row: is not JSON"),
+        ("[]", r"^a\.jsonl row 0: row: is list, not an object"),
+        ("{}", r"^a\.jsonl row 0: conversations: is missing or empty"),
+        ('{"image": "a", "images": "b"}', r"^a\.jsonl row 0: images: the record has image too"),
+    ],
+)
+def test_a_faulty_row_is_named(tmp_path: Path, text: str, said: str):
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(SampleError, match=said):
+        Records.open(tmp_path / "a.jsonl").sample(0)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
         (
-            "a.jsonl",
-            '{"conversations": [{"from": "gpt"}]}',
-            r"a\.jsonl: conversations\[0\]: is not an object with from and value",
+            DataSource(path="hub:owner/name", streaming=True),
+            "^hub:owner/name comes as a stream, and scores belong to rows that can be read again alone: leave out "
+            "streaming$",
         ),
-        ("a.jsonl", '{"image": "a", "images": "b"}', r"row 0 of .*a\.jsonl: images: the record has image too"),
         (
-            "a.jsonl",
-            '{"conversations": [{"from": "cat", "value": ""}]}',
-            r"a\.jsonl: conversations\[0\]\.from: 'cat' is not one of",
+            DataSource(path="https://host/x-{0..3}.tar"),
+            r"^https://host/x-\{0\.\.3\}\.tar comes as a stream, .*: download it first$",
         ),
     ],
 )
-def test_a_faulty_file_is_refused(tmp_path: Path, name: str, text: str, said: str):
-    (tmp_path / name).write_text(text)
+def test_a_stream_is_refused(source: DataSource, said: str):
     with pytest.raises(DeltaLossError, match=said):
-        Records.read(tmp_path / name).conversation(0)
+        Records.open(source)
 
 
 def test_a_missing_file(tmp_path: Path):
-    with pytest.raises(DeltaLossError, match=r"cannot read .*none\.json: No such file"):
-        Records.read(tmp_path / "none.json")
+    with pytest.raises(SourceError, match=r"cannot read .*none\.json: No such file"):
+        Records.open(tmp_path / "none.json")

@@ -10,6 +10,7 @@ from nvila_model import NVILA
 from nvila_model.fusion import IGNORE
 from nvila_model.messages import Conversation
 from nvila_train import delta_loss
+from nvila_train.data import SampleError
 from nvila_train.delta_loss.answers import LogProbability
 from nvila_train.delta_loss.errors import DeltaLossError
 from nvila_train.delta_loss.prepare import agree, windows
@@ -27,7 +28,7 @@ def plain(model: NVILA, conversation: Conversation) -> tuple[float, int]:
 
 
 def talks(records: Records) -> list[Conversation]:
-    return [records.conversation(row) for row in range(len(records))]
+    return [records.sample(row).messages for row in range(len(records))]
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_scores_are_those_of_a_plain_loop(records, models, expected, settings):
 def test_samples_share_rows_and_stay_apart(records, models, expected):
     """The texts of one answer in one row: the mask is what keeps them apart."""
     texts = [0, 6, 7, 0, 7]
-    found = list(delta_loss([records.conversation(row) for row in texts], *models, positions=90))
+    found = list(delta_loss([records.sample(row).messages for row in texts], *models, positions=90))
     assert [score.large.total for score in found] == pytest.approx([expected[row][0][0] for row in texts], rel=1e-6)
 
 
@@ -75,11 +76,11 @@ def test_a_shared_picture_is_encoded_once(records, models, monkeypatch):
     monkeypatch.setattr(
         type(large.vision), "forward", lambda self, tiles: seen.append(len(tiles)) or forward(self, tiles)
     )
-    talk = records.conversation(1)
+    talk = records.sample(1).messages
     once = list(delta_loss([talk], large, small))
     tiles = sum(seen)
     seen.clear()
-    assert list(delta_loss([talk, records.conversation(1)], large, small)) == once * 2
+    assert list(delta_loss([talk, records.sample(1).messages], large, small)) == once * 2
     assert sum(seen) == tiles
 
 
@@ -143,7 +144,7 @@ def test_normalized_by_hand():
     assert score.delta("tokens") == 0.5
 
 
-def test_a_sample_that_cannot_be_used_is_named(records, models):
+def test_a_sample_that_cannot_be_used_is_named(records, models, tmp_path):
     question = [{"role": "user", "content": "What?"}]
     talk = [*question, {"role": "assistant", "content": "no"}]
     with pytest.raises(DeltaLossError, match=r"^row 8 has no answer to score: give it a turn of the assistant$"):
@@ -151,12 +152,12 @@ def test_a_sample_that_cannot_be_used_is_named(records, models):
     long = [*question, {"role": "assistant", "content": "word " * 600}]
     with pytest.raises(DeltaLossError, match=r"^row 1 takes \d+ positions > 512 of the large model: shorten it"):
         list(delta_loss([talk, long], *models))
-    talk = records.conversation(1)
-    (records.folder / "wide.png").unlink()
+    talk = records.sample(1).messages
+    (tmp_path / "wide.png").unlink()
     with pytest.raises(DeltaLossError, match=r"^row 0: no file at .*wide\.png$"):
         list(delta_loss([talk], *models))
-    with pytest.raises(DeltaLossError, match=r"^row 1 of .*mix\.jsonl: image: no file at .*wide\.png$"):
-        records.conversation(1)
+    with pytest.raises(SampleError, match=r"^mix\.jsonl row 1: image: no file at .*wide\.png$"):
+        records.sample(1)
 
 
 @pytest.mark.parametrize("name", ["positions", "window", "workers"])

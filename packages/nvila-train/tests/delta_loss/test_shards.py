@@ -19,22 +19,22 @@ Models = tuple[NVILA, NVILA]
 
 
 @pytest.fixture
-def whole(records: Records, models: Models) -> bytes:
+def whole(records: Records, models: Models, tmp_path: Path) -> bytes:
     """The file of a run that was never stopped."""
-    out = records.folder / "whole.parquet"
+    out = tmp_path / "whole.parquet"
     assert score_records(records, out, *models, shard=3)
     return out.read_bytes()
 
 
-def test_the_file_holds_the_scores(records: Records, models: Models, whole: bytes):
-    found = Scores.read(records.folder / "whole.parquet")
-    expected = list(delta_loss([records.conversation(row) for row in range(len(records))], *models))
+def test_the_file_holds_the_scores(records: Records, models: Models, whole: bytes, tmp_path: Path):
+    found = Scores.read(tmp_path / "whole.parquet")
+    expected = list(delta_loss([records.sample(row).messages for row in range(len(records))], *models))
     assert found.row.tolist() == list(range(len(records)))
     assert found.source == ("text", "mix", "text", "mix", "mix", "mix", "text", "text")
     assert found.delta() == pytest.approx([score.delta() for score in expected], abs=1e-5)
     assert found.delta("tokens") == pytest.approx([score.delta("tokens") for score in expected], abs=1e-5)
-    assert found.facts["data"] == str(records.path)
-    assert not (records.folder / "whole.parquet.parts").exists()
+    assert found.facts["data"] == records.source.path
+    assert not (tmp_path / "whole.parquet.parts").exists()
 
 
 def test_a_run_goes_on_after_an_interruption(records: Records, models: Models, whole: bytes, tmp_path: Path):
@@ -69,7 +69,7 @@ def test_processes_share_the_shards(records: Records, models: Models, whole: byt
 def test_two_processes_of_torchrun_make_the_file_of_one(records: Records, models: Models, tmp_path: Path):
     """Two real processes with models read from folders, at the same time."""
     out = tmp_path / "two.parquet"
-    arguments = ["score", str(records.path), "--shard", "3", "--out", str(out)]
+    arguments = ["score", records.source.path, "--shard", "3", "--out", str(out)]
     for name, model in zip(("large", "small"), models, strict=True):
         model.save_pretrained(str(tmp_path / name))
         arguments += [f"--{name}", str(tmp_path / name)]
@@ -100,13 +100,15 @@ def test_a_lost_process_is_started_again_alone(records: Records, models: Models,
 
 
 def test_scores_of_something_else_are_not_taken(records: Records, models: Models, whole: bytes, tmp_path: Path):
-    out = records.folder / "whole.parquet"
+    out = tmp_path / "whole.parquet"
     large, small = models
     with pytest.raises(DeltaLossError, match=r"whole\.parquet was made with another large model: remove it, or choose"):
         score_records(records, out, small, small, shard=3)
     with pytest.raises(DeltaLossError, match=r"was made with another settings"):
         score_records(records, out, large, small, shard=4)
-    fewer = Records(path=records.path, folder=records.folder, lines=records.lines[:2])
+    path = tmp_path / "fewer.jsonl"
+    path.write_bytes(b"".join(Path(records.source.path).read_bytes().splitlines(keepends=True)[:2]))
+    fewer = Records.open(path)
     with pytest.raises(DeltaLossError, match=r"was made with another data"):
         score_records(fewer, out, large, small, shard=3)
     other = tmp_path / "other.parquet"

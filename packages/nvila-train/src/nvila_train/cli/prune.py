@@ -18,14 +18,17 @@ if TYPE_CHECKING:
 
 ScoresFile = Annotated[Path, typer.Argument(help="Made by nvila-train score.")]
 Keep = Annotated[float, typer.Option(help="Share of each source that stays, above 0 and at most 1.")]
-Out = Annotated[Path, typer.Option(help="The subset to write, a record a line.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="The subset: .jsonl, .parquet or .tar, as the data is; by default subset with that ending."),
+]
 ByOption = Annotated[By, typer.Option("--by", help="Prune each source for itself, or all samples together.")]
 MethodOption = Annotated[Method, typer.Option("--method", help="What decides.")]
 NormalizeOption = Annotated[Normalize, typer.Option("--normalize", help="tokens: means over the answer, not sums.")]
 PageFile = Annotated[Path | None, typer.Option("--page", help="A page of histograms and samples; by default OUT.html.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of random draws and clusters.")]
-Data = Annotated[Path | None, typer.Option(help="The scored file, if it has moved.")]
-Folder = Annotated[Path | None, typer.Option(help="Where its media are, if they have moved.")]
+Data = Annotated[str | None, typer.Option(help="The scored data, if it has moved.")]
+Folder = Annotated[str | None, typer.Option(help="Where its media are, if they have moved.")]
 Model = Annotated[str, typer.Option(help="For clusters: the model whose vision tower looks.")]
 Clusters = Annotated[int, typer.Option(min=1, help="For clusters: how many.")]
 
@@ -33,7 +36,7 @@ Clusters = Annotated[int, typer.Option(min=1, help="For clusters: how many.")]
 def prune(
     scores: ScoresFile,
     keep: Keep,
-    out: Out = Path("subset.jsonl"),
+    out: Out = None,
     by: ByOption = "source",
     method: MethodOption = "deltaloss",
     normalize: NormalizeOption = "none",
@@ -49,17 +52,16 @@ def prune(
     from nvila_train.delta_loss.prune import groups
     from nvila_train.delta_loss.prune import prune as choose
     from nvila_train.delta_loss.scores import Scores
+    from nvila_train.delta_loss.subset import subset_path, write_subset
 
     table = Scores.read(scores)
     records = scored_records(table, data, folder)
+    out = subset_path(records, out)
     found = clusters_of(records, table, model, clusters, seed) if method == "cluster" else None
     pruned = choose(table, keep=keep, by=by, method=method, normalize=normalize, seed=seed, clusters=found)
-    # As a whole or not at all: a subset that is cut short looks like one.
-    unfinished = out.with_name(f"{out.name}.new")
-    unfinished.write_bytes(b"".join(records.lines[row] + b"\n" for row in table.row[pruned.kept]))
-    unfinished.replace(out)
+    write_subset(records, table.row[pruned.kept].tolist(), out)
     page = page or out.with_suffix(".html")
-    settings = {"data": str(records.path), "keep": f"{keep:g} by {by}", "method": method, "normalize": normalize}
+    settings = {"data": records.source.path, "keep": f"{keep:g} by {by}", "method": method, "normalize": normalize}
     page.write_text(page_of(table, pruned, records, by=by, normalize=normalize, settings=settings), encoding="utf-8")
     title = f"{int(pruned.kept.sum())} of {len(table)} in {out}, shown in {page}"
     shown = Table("source", "samples", "stay", "cut", title=title)
@@ -69,15 +71,17 @@ def prune(
     Console(stderr=True).print(shown)
 
 
-def scored_records(table: "Scores", data: Path | None, folder: Path | None) -> "Records":
-    """The file that was scored. Raises: DeltaLossError if it is gone or has changed since."""
+def scored_records(table: "Scores", data: str | None, folder: str | None) -> "Records":
+    """What was scored. Raises: SourceError if it is gone, DeltaLossError if it has changed since."""
+    from nvila_train.data.source import DataSource
     from nvila_train.delta_loss.errors import DeltaLossError
     from nvila_train.delta_loss.records import Records
 
-    path = data or Path(table.facts["data"])
-    records = Records.read(path, folder=folder or (path.parent if data else Path(table.facts["folder"])))
+    path = data or table.facts["data"]
+    media = folder or (None if data else table.facts["folder"] or None)
+    records = Records.open(DataSource(path=path, media=media, split=table.facts.get("split", "train")))
     if records.digest != table.facts["digest"]:
-        raise DeltaLossError(f"{path} is not what was scored: pass the scored file with --data, or score it again")
+        raise DeltaLossError(f"{path} is not what was scored: pass the scored data with --data, or score it again")
     return records
 
 
@@ -87,5 +91,5 @@ def clusters_of(records: "Records", table: "Scores", model: str, count: int, see
 
     from nvila_train.delta_loss.cluster import cluster
 
-    conversations = (records.conversation(int(row)) for row in table.row)
+    conversations = (records.sample(row).messages for row in table.row.tolist())
     return cluster(conversations, NVILA.from_pretrained(model), count=count, seed=seed)

@@ -8,11 +8,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-Data = Annotated[Path, typer.Argument(help="LLaVA records: a .json array, or .jsonl with a record a line.")]
+Data = Annotated[
+    str, typer.Argument(help="A .json, .jsonl, .parquet or .tar file, a folder of them, or hub:owner/name.")
+]
 Large = Annotated[str, typer.Option(help="The large model: 'nano', a checkpoint folder, or a hub repository.")]
 Small = Annotated[str, typer.Option(help="The small model.")]
 Out = Annotated[Path, typer.Option(help="The Parquet file to make; run again to go on after an interruption.")]
-Folder = Annotated[Path | None, typer.Option(help="Where relative paths of media begin; by default beside the data.")]
+Folder = Annotated[str | None, typer.Option(help="Where relative paths of media begin; by default beside the data.")]
+Split = Annotated[str, typer.Option(help="Of a repository on the hub.")]
 Device = Annotated[str, typer.Option(help="Where the models run.")]
 Positions = Annotated[int, typer.Option(min=1, help="Of the language model in one batch.")]
 Shard = Annotated[int, typer.Option(min=1, help="Samples that are written at once.")]
@@ -26,6 +29,7 @@ def score(
     small: Small,
     out: Out = Path("scores.parquet"),
     folder: Folder = None,
+    split: Split = "train",
     device: Device = "cpu",
     positions: Positions = 2048,
     shard: Shard = 512,
@@ -36,11 +40,12 @@ def score(
     import torch
     from nvila_model.nvila import NVILA
 
+    from nvila_train.data.source import DataSource
     from nvila_train.delta_loss.records import Records
     from nvila_train.delta_loss.shards import score_records
 
     torch.set_num_threads(threads)
-    records = Records.read(data, folder=folder)
+    records = Records.open(DataSource(path=data, media=folder, split=split))
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if device == "cuda" and world > 1:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"

@@ -4,7 +4,7 @@ Sample ``number`` depends on the sources, the seed and the number alone. How man
 are, and where a run was stopped, therefore change nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,17 +90,17 @@ class ConversationDataset(Dataset[Sample]):
         which, place = self.mixture.place(number) if self.mixture else (0, number)
         part, row = self._decks[which].find(place)
         source = self.sources[which + part]  # a mixture has a deck a source; otherwise one deck holds all sources
-        try:
-            return sample_of(self._decks[which].read(part, row), source, row)
-        except RecordError as error:
-            raise SampleError(f"{source.label} row {row}: {error}") from None
+        return read_sample(lambda: self._decks[which].read(part, row), source, row)
 
 
-def sample_of(stored: Any, source: DataSource, row: int) -> Sample:
-    """A stored row as a sample. Raises: RecordError with its first fault."""
-    record = as_record(stored)
-    for fault in faults(record, folder=source.folder):
-        raise RecordError(fault.field, fault.problem)
+def read_sample(read: Callable[[], Any], source: DataSource, row: int) -> Sample:
+    """The stored row that ``read`` gives as a sample. Raises: SampleError with its first fault."""
+    try:
+        record = as_record(read())
+        for fault in faults(record, folder=source.folder):
+            raise RecordError(fault.field, fault.problem)
+    except RecordError as error:
+        raise SampleError(f"{source.label} row {row}: {error}") from None
     messages = read_llava(record, folder=source.folder)
     return Sample(messages=messages, source=source.label, row=row, record=record)
 

@@ -34,16 +34,19 @@ class JsonlRows:
         return len(self.starts)
 
     def __getitem__(self, row: int) -> Any:
+        try:
+            return json.loads(self.line(row))
+        except ValueError as error:
+            raise RecordError("row", f"is not JSON: {error}") from None
+
+    def line(self, row: int) -> bytes:
+        """A row as it is written, without the end of its line."""
         start = int(self.starts[row])
         end = int(self.starts[row + 1]) if row + 1 < len(self.starts) else self.size
         # Opened anew each time: worker processes that share a file handle would move each other's place.
         with self.path.open("rb") as file:
             file.seek(start)
-            line = file.read(end - start)
-        try:
-            return json.loads(line)
-        except ValueError as error:
-            raise RecordError("row", f"is not JSON: {error}") from None
+            return file.read(end - start).rstrip(b"\r\n")
 
 
 def line_starts(path: Path) -> np.ndarray:
@@ -58,7 +61,9 @@ def line_starts(path: Path) -> np.ndarray:
         starts = starts[starts < done]
         lengths = np.diff(starts, append=done)
         blank = lengths == 1
-        for line in np.flatnonzero(lengths == 2):  # an empty line of Windows
+        unsure = lengths == 2  # an empty line of Windows
+        unsure[-1:] |= blank[-1:]  # the last line may be one letter without an end
+        for line in np.flatnonzero(unsure):
             file.seek(int(starts[line]))
             blank[line] = not file.read(2).strip()
     return starts[~blank]

@@ -55,13 +55,8 @@ class ShardRows:
         return int(self.ends[-1])
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        shard = int(np.searchsorted(self.ends, row, side="right"))
-        start, end = self.spans[shard][row - int(self.ends[shard])]
-        with self.paths[shard].open("rb") as file:
-            file.seek(int(start))
-            data = file.read(int(end - start))
         sample: dict[str, Any] = {}
-        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        with tarfile.open(fileobj=io.BytesIO(self.stored(row))) as tar:
             for member in tar:
                 key, ending = named(member)
                 if ending:
@@ -69,6 +64,14 @@ class ShardRows:
                     assert content is not None
                     sample |= {"__key__": key, ending: content.read()}
         return from_members(sample)
+
+    def stored(self, row: int) -> bytes:
+        """The members of a sample as they stand in the shard, headers included."""
+        shard = int(np.searchsorted(self.ends, row, side="right"))
+        start, end = self.spans[shard][row - int(self.ends[shard])]
+        with self.paths[shard].open("rb") as file:
+            file.seek(int(start))
+            return file.read(int(end - start))
 
 
 def sample_spans(path: Path) -> np.ndarray:

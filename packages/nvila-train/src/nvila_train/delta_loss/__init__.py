@@ -28,14 +28,16 @@ of like length go through the language model together, several to a row where th
 padding. One long row of all samples, as in training, has no padding at all, but scores each sample against every
 other in it only to mask the result.
 
-    records   rows of a LLaVA file
+    records   the rows of a source
+    storage   which rows they are, and how some are written: lines, tables, tars
     prepare   conversations to model inputs, for both models at once, in windows of bounded memory
     rows      which samples go through the language model together
     answers   log-probabilities of answers under one model
     score     both models over a stream of conversations: ``delta_loss``
-    shards    a whole file, in shards that are resumed and spread over processes
+    shards    a whole source, in shards that are resumed and spread over processes
     scores    the table of scores, in Parquet
     prune     which rows stay: ``prune``
+    subset    those rows, written in the form of their source
     cluster   pictures in groups, for the cluster baseline
     histogram, page   what to look at before a subset is trusted
 

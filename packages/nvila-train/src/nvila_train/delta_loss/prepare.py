@@ -4,6 +4,7 @@ Samples are batched by length, so many have to be ready before the first is scor
 would take more memory than allowed. A picture that several samples of a window show is kept once.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -33,7 +34,8 @@ class Sample:
     Attributes:
         number: its place in the stream.
         inputs: one row with labels for every model, the same object where their processors agree.
-        images, videos: what each picture and clip was read from, in reading order; a file's path names it.
+        images, videos: what names each picture and clip, in reading order: its path, or a hash of its bytes; None
+            for one without a name.
     """
 
     number: int
@@ -49,7 +51,7 @@ class Sample:
 
 
 class SharedMedia:
-    """The tiles of a window: a picture or clip that several samples name by the same path is kept once."""
+    """The tiles of a window: a picture or clip of one path, or of the same bytes, in several samples is kept once."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -66,12 +68,12 @@ class SharedMedia:
                 )
         return replace(sample, inputs=tuple(found[id(inputs)] for inputs in sample.inputs))
 
-    def _keep(self, model: int, sources: Sequence[Any], media: Sequence[Any]) -> tuple[Any, ...]:
-        # A clip that is taken as images leaves more pictures than sources: then none is known by name.
-        names = sources if len(sources) == len(media) else [None] * len(media)
+    def _keep(self, model: int, names: Sequence[Any], media: Sequence[Any]) -> tuple[Any, ...]:
+        # A clip that is taken as images leaves more pictures than names: then none is known.
+        names = names if len(names) == len(media) else [None] * len(media)
         kept: list[Any] = []
         for name, medium in zip(names, media, strict=True):
-            key = (model, name, medium.plan) if isinstance(name, str | Path) else id(medium)
+            key = id(medium) if name is None else (model, name, medium.plan)
             if key not in self._kept:
                 self._kept[key] = medium
                 self.bytes += medium.tiles.nbytes
@@ -143,9 +145,20 @@ def prepare(number: int, conversation: Conversation, processors: Sequence[Proces
     return Sample(
         number=number,
         inputs=inputs,
-        images=tuple(part.source for part in parts if isinstance(part, Image)),
-        videos=tuple(part.source for part in parts if isinstance(part, Video)),
+        images=tuple(name_of(part.source) for part in parts if isinstance(part, Image)),
+        videos=tuple(name_of(part.source) for part in parts if isinstance(part, Video)),
     )
+
+
+def name_of(source: Any) -> str | Path | bytes | None:
+    """What is the same of two media only if they are, and small, so that a window does not hold their files."""
+    match source:
+        case str() | Path():
+            return source
+        case bytes():
+            return hashlib.sha256(source).digest()
+        case _:
+            return None
 
 
 def answer_tokens(inputs: ModelInputs) -> int:

@@ -1,103 +1,84 @@
-"""The rows of a LLaVA file, kept as they are written, so that a subset has the same bytes."""
+"""The data that is scored and pruned: any source whose rows can be read alone."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from nvila_model.llava import read_llava
 from nvila_model.messages import Message
 
-from nvila_train.data.record import RecordError, as_record, faults
+from nvila_train.data.conversations import Sample, read_sample
+from nvila_train.data.files import JsonlRows
+from nvila_train.data.hugging_face import TableRows
+from nvila_train.data.record import as_record
+from nvila_train.data.rows import Rows, open_rows
+from nvila_train.data.shards import ShardRows
+from nvila_train.data.source import DataSource
 from nvila_train.delta_loss.errors import DeltaLossError
+from nvila_train.delta_loss.lines import Array, Lines
+from nvila_train.delta_loss.storage import Storage
+from nvila_train.delta_loss.tables import Table
+from nvila_train.delta_loss.tars import Tars
 
 
 @dataclass(frozen=True, kw_only=True)
 class Records:
-    """A file of conversation records.
+    """Conversations by row.
 
     Attributes:
-        path: the file, JSON or JSONL.
-        folder: where relative paths of pictures and clips begin.
-        lines: each record as one line of JSON, without its end.
+        source: where they are.
+        rows: what is stored there, by number.
+        storage: how it is stored.
     """
 
-    path: Path
-    folder: Path
-    lines: tuple[bytes, ...]
+    source: DataSource
+    rows: Rows
+    storage: Storage
 
     @classmethod
-    def read(cls, path: str | Path, *, folder: str | Path | None = None) -> "Records":
-        """Read a file: an array of records (``.json``), or a record a line (any other name).
+    def open(cls, source: str | Path | DataSource) -> "Records":
+        """Open a source; nothing but its index is read.
 
-        Args:
-            folder: where relative paths begin; by default beside the file.
-
-        Raises: DeltaLossError.
+        Raises: DeltaLossError for a source that is read from front to back, SourceError if it cannot be opened.
         """
-        path = Path(path)
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise DeltaLossError(f"cannot read {path}: {error.strerror}") from None
-        if path.suffix == ".json":
-            lines = [json.dumps(record, ensure_ascii=False).encode() for record in _array(data, path)]
-        else:
-            lines = [line for line in data.splitlines() if line.strip()]
-        if not lines:
-            raise DeltaLossError(f"{path} holds no records: give a LLaVA file with at least one")
-        return cls(path=path, folder=Path(folder) if folder is not None else path.parent, lines=tuple(lines))
+        source = source if isinstance(source, DataSource) else DataSource(path=str(source))
+        rows = None if source.streaming else open_rows(source)
+        match rows:
+            case JsonlRows():
+                storage = Lines(rows)
+            case ShardRows():
+                storage = Tars(rows)
+            case TableRows():
+                storage = Table(rows)
+            case list():
+                storage = Array(rows)
+            case _:
+                remedy = "leave out streaming" if source.streaming else "download it first"
+                raise DeltaLossError(
+                    f"{source.path} comes as a stream, and scores belong to rows that can be read again alone: {remedy}"
+                )
+        return cls(source=source, rows=rows, storage=storage)
 
     def __len__(self) -> int:
-        return len(self.lines)
+        return len(self.rows)
 
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        """A record. Raises: DeltaLossError if the row is not a JSON object."""
-        try:
-            record = json.loads(self.lines[row])
-        except ValueError as error:
-            raise DeltaLossError(f"row {row} of {self.path} is not JSON: {error}") from None
-        if not isinstance(record, dict):
-            raise DeltaLossError(f"row {row} of {self.path} is {type(record).__name__}, not an object: give a record")
-        return record
-
-    @property
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 of all rows, which tells whether scores belong to them."""
-        hashed = hashlib.sha256()
-        for line in self.lines:
-            hashed.update(line + b"\n")
-        return hashed.hexdigest()
+        """What tells whether scores belong to these rows; see ``storage``."""
+        return self.storage.digest()
 
-    def source(self, record: Mapping[str, Any]) -> str:
-        """The source that a record names in its field ``source``, or else the file's name."""
-        return str(record.get("source") or self.path.stem)
-
-    def conversation(self, row: int) -> list[Message]:
-        """The messages of a sound record. Raises: DeltaLossError naming the row and the field at fault."""
-        fault = next(faults(self._record(row), folder=self.folder), None)
-        if fault:
-            raise DeltaLossError(f"row {row} of {self.path}: {fault.field}: {fault.problem}")
-        return self.messages(row)
+    def sample(self, row: int) -> Sample:
+        """A row that is sound. Raises: SampleError naming the row and the field at fault."""
+        return read_sample(lambda: self.rows[row], self.source, row)
 
     def messages(self, row: int) -> list[Message]:
-        """The messages of a record whose media may have gone since it was found sound."""
-        return read_llava(self._record(row), folder=self.folder)
+        """The messages of a row whose media may have gone since it was found sound."""
+        return read_llava(as_record(self.rows[row]), folder=self.source.folder)
 
-    def _record(self, row: int) -> dict[str, Any]:
-        try:
-            return as_record(self[row])
-        except RecordError as error:
-            raise DeltaLossError(f"row {row} of {self.path}: {error}") from None
-
-
-def _array(data: bytes, path: Path) -> list[Any]:
-    try:
-        found = json.loads(data)
-    except ValueError as error:
-        raise DeltaLossError(f"{path} is not JSON ({error}): name it .jsonl if it has a record a line") from None
-    if not isinstance(found, list):
-        raise DeltaLossError(f"{path} holds {type(found).__name__}, not an array of records")
-    return found
+    def source_of(self, record: Mapping[str, Any]) -> str:
+        """The source that a record names in its field ``source``, or else the name of the data, without its ending."""
+        path = Path(self.source.path)
+        given = self.source.name is not None or self.source.remote or path.is_dir()
+        return str(record.get("source") or (self.source.label if given else path.stem))

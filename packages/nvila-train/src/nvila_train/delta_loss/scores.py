@@ -22,14 +22,14 @@ _KEY = "nvila_train."
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scores:
-    """Scores of the rows of a file.
+    """Scores of the rows of a source.
 
     Attributes:
         row: number of the record, int64 ``[n]``.
         source: the source that each row belongs to.
         large, small: log-probabilities of the answers, float64 ``[n]``.
         large_tokens, small_tokens: how many tokens they have in each model's words, int64 ``[n]``.
-        facts: what was scored: ``data``, ``folder``, ``digest``, ``large``, ``small``.
+        facts: what was scored: ``data``, ``folder``, ``split``, ``digest``, ``large``, ``small``.
     """
 
     row: np.ndarray

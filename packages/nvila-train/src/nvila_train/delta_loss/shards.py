@@ -1,4 +1,4 @@
-"""A whole file of records, scored in shards that survive an interruption and are spread over processes.
+"""All rows of a source, scored in shards that survive an interruption and are spread over processes.
 
     <out>.parts/00000.parquet ...   one a shard, each written as a whole
     <out>                           all of them in order, once the last is there
@@ -10,9 +10,10 @@ and whoever finds them all there at its end joins them. A process that was lost 
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from nvila_model.messages import Conversation
 from nvila_model.nvila import NVILA
 
 from nvila_train.delta_loss.errors import DeltaLossError
@@ -49,7 +50,8 @@ def score_records(
         report: called with a number of rows whenever so many more are done.
 
     Returns: whether ``out`` is there, whole.
-    Raises: DeltaLossError for a faulty record, or if ``out`` or its shards belong to other data or models.
+    Raises: SampleError for a faulty record, DeltaLossError for one that the models refuse, or if ``out`` or its shards
+        belong to other data or models.
     """
     if shard < 1:
         raise DeltaLossError(f"a shard of {shard} rows holds nothing: use at least 1")
@@ -67,16 +69,24 @@ def score_records(
             if path.exists():
                 check(Scores.read(path), facts, path)
             else:
+                sources: list[str] = []
                 scores = delta_loss(
-                    (records.conversation(row) for row in rows),
+                    _conversations(records, rows, sources),
                     *(large, small),
                     positions=positions, window=window, workers=workers, first=start,
                 )  # fmt: skip
-                sources = [records.source(records[row]) for row in rows]
                 Scores.of(rows, sources, list(scores), facts=facts).write(path)
             if report:
                 report(len(rows))
     return join(out, parts, count=len(starts), facts=facts)
+
+
+def _conversations(records: Records, rows: range, sources: list[str]) -> Iterator[Conversation]:
+    """What is said in each row, which is read once; its source goes to the end of ``sources``."""
+    for row in rows:
+        sample = records.sample(row)
+        sources.append(records.source_of(sample.record))
+        yield sample.messages
 
 
 def join(out: Path, parts: Path, *, count: int, facts: dict[str, str]) -> bool:
@@ -99,9 +109,11 @@ def join(out: Path, parts: Path, *, count: int, facts: dict[str, str]) -> bool:
 
 def facts_of(records: Records, large: NVILA, small: NVILA, *, settings: str) -> dict[str, str]:
     """What scores depend on, as it is kept beside them."""
+    source = records.source.under(Path.cwd())
     return {
-        "data": str(records.path.resolve()),
-        "folder": str(records.folder.resolve()),
+        "data": source.path,
+        "folder": str(source.folder or ""),
+        "split": source.split,
         "digest": records.digest,
         "large": fingerprint(large),
         "small": fingerprint(small),

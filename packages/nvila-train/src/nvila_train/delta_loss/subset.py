@@ -1,0 +1,36 @@
+"""The rows that stay, as data of the same form as those that were scored."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nvila_train.data.shards import shard_names
+from nvila_train.delta_loss.errors import DeltaLossError
+from nvila_train.delta_loss.records import Records
+
+
+def subset_path(records: Records, out: Path | None = None) -> Path:
+    """Where a subset goes: ``out``, or else ``subset`` with the ending of its form, in the working folder.
+
+    Raises: DeltaLossError if readers would take ``out`` for another form, or if it lies in what was scored.
+    """
+    endings = records.storage.endings
+    out = out or Path(f"subset{endings[0]}")
+    if out.suffix.lower() not in endings:
+        raise DeltaLossError(
+            f"{out} does not end as what is written to it: a subset of {records.source.path} goes to a file that ends "
+            f"in {' or '.join(endings)}"
+        )
+    scored = {Path(name).resolve() for name in (records.source.path, *shard_names(records.source.path))}
+    if not scored.isdisjoint((out.resolve(), *out.resolve().parents)):
+        raise DeltaLossError(f"{out} is part of what was scored, {records.source.path}: choose another --out")
+    return out
+
+
+def write_subset(records: Records, rows: Sequence[int], out: Path) -> None:
+    """Write some rows, as a whole or not at all: a subset that is cut short looks like one."""
+    unfinished = out.with_name(f"{out.name}.new")
+    try:
+        records.storage.write(rows, unfinished)
+        unfinished.replace(out)
+    finally:
+        unfinished.unlink(missing_ok=True)
