@@ -5,9 +5,10 @@
 Calibration on training scenes of the playground; the answers scored are those of test scenes, which the model is shown
 (teacher forcing). "divergence" is the mean Kullback-Leibler divergence of its next-token distributions from those of
 the float model, over all positions, with the standard error over conversations; "same" the share of positions with the
-same most likely token; "output error" the mean over layers of the relative error on calibration rows. Half a minute
-on one core. Expect rounding to 4 bits to be the largest loss, clipping and scales to take back a third of it, and 8
-bits with a scale a token to be hardly visible.
+same most likely token; "loss" how much worse than by the float model the tokens of the right answer are predicted, with
+the standard error of the paired difference; "output error" the mean over layers of the relative error on calibration
+rows. Half a minute on one core. Expect rounding to 4 bits to be the largest loss, clipping and scales to take back a
+third of it, and 8 bits with a scale a token to be hardly visible.
 
 ``--answers`` asks every model that many fresh questions a kind, those of ``nvila-train eval nano --seed 4242``, and
 prints the share of exact matches, the difference from the float model in points with the standard error of a paired
@@ -63,8 +64,10 @@ def conversations(model: NVILA, split: Split, count: int) -> list[ModelInputs]:
 
 
 @torch.no_grad()
-def log_probabilities(model: NVILA, inputs: Sequence[ModelInputs]) -> list[Tensor]:
-    return [model(each).logits[0].log_softmax(-1) for each in inputs]
+def predicted(model: NVILA, inputs: Sequence[ModelInputs]) -> tuple[list[Tensor], Tensor]:
+    """Log-probabilities of each conversation, ``[t, vocabulary]``, and the loss of its answer, ``[conversations]``."""
+    outputs = [model(each) for each in inputs]
+    return [each.logits[0].log_softmax(-1) for each in outputs], torch.stack([each.loss for each in outputs])
 
 
 def main() -> None:
@@ -77,20 +80,22 @@ def main() -> None:
     model = NVILA.from_pretrained("nano").eval()
     calibration = conversations(model, "train", options.calibration)
     test = conversations(model, "test", options.test)
-    exact = log_probabilities(model, test)
+    exact, losses = predicted(model, test)
     right = answered(model, options)
-    print(f"{'':44}  divergence            same     output error", end="")
+    print(f"{'':44}  divergence            same     loss {losses.mean():.4f} +      output error", end="")
     print(f"   answers: float {right.float().mean():.2%} of {len(right)}" if options.answers else "")
     for part, rows in (("llm", LLM), ("vision", VISION)):
         for name, (scheme, folded) in rows.items():
             model = NVILA.from_pretrained("nano").eval()
             error = quantize(model, part, scheme, folded=folded, calibration=calibration)
-            found = log_probabilities(model, test)
+            found, found_losses = predicted(model, test)
             pairs = list(zip(found, exact, strict=True))
             divergence = torch.stack([F.kl_div(a, b, log_target=True, reduction="batchmean") for a, b in pairs])
             same = torch.cat([a.argmax(-1) == b.argmax(-1) for a, b in pairs]).float().mean()
             spread = divergence.std() / len(divergence) ** 0.5
-            print(f"{name:44}  {divergence.mean():.5f} +- {spread:.5f}    {same:6.2%}   {error:.4f}", end="")
+            worse = found_losses - losses
+            print(f"{name:44}  {divergence.mean():.5f} +- {spread:.5f}    {same:6.2%}", end="")
+            print(f"   {worse.mean():+.4f} +- {worse.std() / len(worse) ** 0.5:.4f}   {error:.4f}", end="")
             print(compared(answered(model, options), right) if options.answers else "", flush=True)
 
 
