@@ -96,11 +96,34 @@ def test_how_a_step_is_spread_changes_nothing(tiny: Any, tmp_path: Path, world: 
         torch.testing.assert_close(value.double(), expected[name], atol=2e-5, rtol=2e-5, msg=name)
 
 
-@pytest.mark.parametrize(("world", "kind"), [(1, "none"), (2, "fsdp"), pytest.param(4, "ddp", marks=pytest.mark.slow)])
-def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path, world: int, kind: str):
+def test_weights_in_bfloat16_do_not_depend_on_how_a_step_is_spread(tmp_path: Path):
+    """Two processes draw the same roundings, whether they hold all weights or a share; one differs by their noise."""
+    common: dict[str, Any] = {"precision": "bf16", "steps": 12}
+    assert start(tmp_path / "large", **common) == [0]
+    for name, world, kind in (("one", 1, "none"), ("two", 2, "none"), ("ddp", 2, "ddp"), ("fsdp", 2, "fsdp")):
+        assert start(tmp_path / name, world=world, kind=kind, weights=torch.bfloat16, **common) == [0] * world
+        assert {value.dtype for value in weights(tmp_path / name).values()} == {torch.bfloat16}
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), abs=3e-3), name
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "large"), abs=5e-3), name
+    two = torch.cat([value.flatten() for value in weights(tmp_path / "two").values()])
+    for name in ("ddp", "fsdp"):
+        other = torch.cat([value.flatten() for value in weights(tmp_path / name).values()])
+        assert (two == other).double().mean() > 0.95, name
+
+
+@pytest.mark.parametrize(
+    ("world", "kind", "kept"),
+    [
+        (1, "none", torch.float32), (2, "fsdp", torch.float32), (2, "fsdp", torch.bfloat16),
+        pytest.param(4, "ddp", torch.float32, marks=pytest.mark.slow),
+        pytest.param(1, "none", torch.bfloat16, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path, world: int, kind: str, kept: torch.dtype):
     """kill -9 at a random step, with states that do not fall together with lines of the log."""
     common: dict[str, Any] = {
-        "world": world, "kind": kind, "steps": 12, "save_every": 2, "log_every": 3, "recompute": "block"
+        "world": world, "kind": kind, "steps": 12, "save_every": 2, "log_every": 3, "recompute": "block",
+        "weights": kept, "precision": "bf16" if kept == torch.bfloat16 else "fp32",
     }  # fmt: skip
     assert start(tmp_path / "whole", **common) == [0] * world
     killed = Random().randrange(3, 12)

@@ -16,8 +16,9 @@ from nvila_tiling import TilePlan
 from torch import Tensor
 
 from nvila_train.recipe import Recipe, RecipeError, Stage
+from nvila_train.run import in_formats
 from nvila_train.trainee import Trainee, param_groups
-from nvila_train.trainer.optim import Optimizers, rate_factor
+from nvila_train.trainer.optim import Optimizers, clipped, rate_factor
 from nvila_train.tuning import tune
 
 STEPS = 2
@@ -46,7 +47,7 @@ class DryStage:
 
 def dry_run(recipe: Recipe) -> Iterator[DryStage]:
     """Take two steps of every stage. Raises: RecipeError if the sizes are not known without weights."""
-    trainee = outlined(recipe)
+    trainee = in_formats(outlined(recipe), recipe)
     for stage in recipe.stage:
         trainee.zero_grad()
         groups = param_groups(trainee, stage.rates, stage.muon)  # pyright: ignore[reportArgumentType]
@@ -58,7 +59,7 @@ def dry_run(recipe: Recipe) -> Iterator[DryStage]:
             optimizer.set_rates(rate_factor(step, max(STEPS, stage.steps)))
             optimizer.zero_grad()
             fake_loss(stage, trainee, plan, positions).backward()
-            torch.nn.utils.clip_grad_norm_(optimizer.parameters, stage.clip)
+            clipped(optimizer.parameters, stage.clip)
             optimizer.step()
         yield DryStage(
             name=stage.name,

@@ -69,7 +69,7 @@ def patch_losses(scores: Mapping[str, Tensor], labels: PatchLabels) -> dict[str,
 
 
 def _balanced(scores: Tensor, targets: Tensor, kind: str) -> Tensor:
-    losses = F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction="none")
+    losses = F.cross_entropy(scores.float(), targets, ignore_index=IGNORE, reduction="none")
     weights = (targets != IGNORE).float()
     if kind in WITH_BACKGROUND:
         weights = weights.masked_fill(targets == 0, BACKGROUND)

@@ -28,7 +28,7 @@ from nvila_train.playground import KINDS
 from nvila_train.trainer.blocks import Recompute
 from nvila_train.trainer.device import DeviceName
 from nvila_train.trainer.parallel import Parallel
-from nvila_train.trainer.precision import Precision
+from nvila_train.trainer.precision import Precision, WeightsName
 from nvila_train.tuning import LanguageTuning, ProjectorTuning, VisionTuning
 
 Part = Literal["vision", "projector", "llm", "patches", "written"]
@@ -181,7 +181,9 @@ class Recipe(Strict):
 
     Attributes:
         seed: of the weights and of every stream of scenes.
-        precision: of the matrix products, a name or a table of ``Precision``; weights and gradients are float32.
+        precision: of the matrix products, a name or a table of ``Precision``.
+        weights: format of the weights that learn, their gradients and optimizer states: ``fp32``, or ``bf16`` rounded
+            at random, for half the memory; see ``nvila_train.trainer.rounded``.
         init: the model to begin with, ``"nano"``, a folder or a hub repository; it takes the place of ``[model]``,
             ``[vision]`` and ``[llm]``, which describe one with random weights.
         preset: the published model whose sizes ``init`` has, for ``--dry-run``.
@@ -197,6 +199,7 @@ class Recipe(Strict):
     name: str
     seed: int
     precision: Annotated[Precision, BeforeValidator(named)] = Precision("fp32")
+    weights: WeightsName = "fp32"
     init: str | None = None
     preset: str | None = None
     tune: Tune | None = None
@@ -237,6 +240,21 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def small_weights(self) -> "Recipe":
+        if self.weights == "fp32":
+            return self
+        if self.precision.name == "fp32":
+            raise ValueError(
+                "weights 'bf16' are not multiplied in fp32: use precision 'bf16' or 'fp8', or weights 'fp32'"
+            )
+        stage = next((stage for stage in self.stage if stage.muon), None)
+        if stage is not None:
+            raise ValueError(
+                f"stage {stage.name!r}: Muon would lose small steps of weights 'bf16': leave muon out, or use 'fp32'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def begun_or_new(self) -> "Recipe":
         sizes = {"model": self.model, "vision": self.vision, "llm": self.llm}
         given = [name for name, size in sizes.items() if size is not None]
@@ -258,11 +276,12 @@ class Recipe(Strict):
         return self
 
     @classmethod
-    def read(cls, path: str | Path, *, device: str | None = None) -> "Recipe":
-        """Read a TOML file; ``device`` goes before the one in it. Raises: RecipeError."""
+    def read(cls, path: str | Path, *, device: str | None = None, weights: str | None = None) -> "Recipe":
+        """Read a TOML file; ``device`` and ``weights`` go before those in it. Raises: RecipeError."""
         try:
             table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-            table |= {} if device is None else {"device": device}
+            over = {"device": device, "weights": weights}
+            table |= {name: value for name, value in over.items() if value is not None}
             return cls.model_validate(table, context={"folder": Path(path).parent})
         except OSError as error:
             raise RecipeError(f"cannot read {path}: {error.strerror}") from None

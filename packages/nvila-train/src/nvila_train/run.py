@@ -34,6 +34,7 @@ from nvila_train.trainer.device import chosen
 from nvila_train.trainer.loop import train
 from nvila_train.trainer.meter import Meter
 from nvila_train.trainer.parallel import Spread, Task
+from nvila_train.trainer.precision import WEIGHTS
 from nvila_train.tuning import is_tuned, learnable, tune
 from nvila_train.vocabulary import make_tokenizer
 
@@ -116,23 +117,32 @@ def spread_of(recipe: Recipe, stage: Stage, trainee: Trainee) -> Spread:
 
 
 def begin(recipe: Recipe, out: Path) -> Trainee:
-    """The model as the first stage finds it: new, or a checkpoint, prepared for ``[tune]``."""
+    """The model as the first stage finds it: new, or a checkpoint, prepared for ``[tune]``, in its formats."""
     if recipe.init is None:
-        return new_trainee(recipe.config(rows=1), tokenizer(recipe, out), seed=recipe.seed)
+        trainee = new_trainee(recipe.config(rows=1), tokenizer(recipe, out), seed=recipe.seed)
+        return in_formats(trainee, recipe)
     torch.manual_seed(recipe.seed)
     trainee = Trainee(NVILA.from_pretrained(recipe.init, dtype=torch.float32), scaffolding=False)
     if recipe.tune is not None:
         tune(trainee.model, **recipe.tune.model_dump())
-        learns = {id(parameter) for parameter in learnable(trainee)}
-        for parameter in trainee.parameters():
-            if id(parameter) not in learns and parameter.dtype == torch.float32:
-                parameter.data = parameter.data.to(frozen_dtype(recipe))
+    return in_formats(trainee, recipe)
+
+
+def in_formats(trainee: Trainee, recipe: Recipe) -> Trainee:
+    """Give all weights the formats that a recipe asks for, in place; those in 4 bits stay."""
+    learns = {id(parameter) for parameter in learnable(trainee)}
+    for parameter in trainee.parameters():
+        if parameter.dtype == torch.float32:
+            kind = WEIGHTS[recipe.weights] if id(parameter) in learns else frozen_dtype(recipe)
+            parameter.data = parameter.data.to(kind)
     return trainee
 
 
 def frozen_dtype(recipe: Recipe) -> torch.dtype:
     """The format of weights that no stage of a tuned model trains: that of the products, since nothing is added up."""
-    return torch.float32 if recipe.tune is None or recipe.precision.name == "fp32" else torch.bfloat16
+    if recipe.tune is None or recipe.precision.name == "fp32":
+        return WEIGHTS[recipe.weights]
+    return torch.bfloat16
 
 
 def save(recipe: Recipe, trainee: Trainee, out: Path) -> None:
@@ -192,6 +202,7 @@ def task_of(stage: Stage, trainee: Trainee, *, seed: int) -> Task:
 def save_model(trainee: Trainee, folder: Path) -> None:
     """Write the checkpoint in float16."""
     weights = {name: value.clone() for name, value in trainee.state_dict().items()}
+    before = trainee.model.llm.dtype
     trainee.model.to(torch.float16).save_pretrained(str(folder))
-    trainee.model.to(torch.float32)
+    trainee.model.to(before)
     trainee.load_state_dict(weights)

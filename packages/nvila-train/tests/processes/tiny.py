@@ -42,7 +42,9 @@ class Tiny(nn.Module):
         for layer in self.layers:
             hidden = layer(hidden)
         labels = torch.cat([y for _, y, _ in samples])
-        return F.cross_entropy(self.head(hidden), labels, reduction="sum"), len(labels)
+        scores = self.head(hidden)
+        scores = scores.float() if scores.dtype == torch.bfloat16 else scores
+        return F.cross_entropy(scores, labels, reduction="sum"), len(labels)
 
 
 def sample(number: int) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -81,12 +83,14 @@ def run(
     log_every: int = 1,
     recompute: Any = "none",
     ema: float | None = None,
+    precision: Any = "fp32",
+    weights: torch.dtype = torch.float32,
 ) -> None:
     torch.set_num_threads(1)
     place = Path(folder)
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{place}.store", rank=rank, world_size=world)
-    module = Tiny()
+    module = Tiny().to(weights)
     blocks = list(module.layers)
     spread: Any = Spread(parallel=kind, accumulate=accumulate, recompute=recompute, blocks=blocks, shards=blocks)  # pyright: ignore
     groups = [
@@ -97,6 +101,7 @@ def run(
         loop.train(
             Samples(module, ends=ends or {}), module, groups=groups, steps=steps, folder=place, spread=spread,
             save_every=save_every, log_every=log_every, ema=ema,
+            precision=precision,
         )  # fmt: skip
     except RuntimeError as error:
         Path(f"{folder}.error.{rank}").write_text(f"{type(error).__name__}: {error}")

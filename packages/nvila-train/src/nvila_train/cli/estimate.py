@@ -19,7 +19,7 @@ from nvila_train.estimate import RESERVE, Cost, Load, estimate_step
 from nvila_train.recipe import Recipe, RecipeError, Tune
 from nvila_train.run import frozen_dtype
 from nvila_train.trainer.blocks import Recompute
-from nvila_train.trainer.precision import Precision
+from nvila_train.trainer.precision import WEIGHTS, Precision
 
 GIB = 2**30
 
@@ -36,12 +36,15 @@ def estimate(
     samples: Annotated[int, typer.Option(min=1, help="Conversations that are run together.")] = 1,
     image: Annotated[str, typer.Option(help="Size of the image in each.")] = "1344x896",
     text: Annotated[int, typer.Option(min=2, help="Tokens of text in each, a quarter of them learnt.")] = 256,
+    weights: Annotated[
+        str | None, typer.Option(help="Format of weights that learn, fp32 or bf16; the recipe's by default.")
+    ] = None,
     recompute: Annotated[str | None, typer.Option(help="none, selective or block; the recipe's by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Memory and operations of one training step, tried on tensors without memory."""
     room = None if card is None else card_bytes(card)
-    config, ways, precision, recipes_recompute, (dtype, frozen) = read(recipe)
+    config, ways, precision, recipes_recompute, (dtype, frozen) = read(recipe, weights)
     ways = Tune.model_validate(ways.model_dump() | {"vision": vision or ways.vision, "llm": llm or ways.llm})
     load = Load(samples=samples, image=size(image), text=text, answer=max(1, text // 4))
     cost = estimate_step(
@@ -64,18 +67,24 @@ def estimate(
 Formats = tuple[torch.dtype, torch.dtype]
 """Of weights that learn, and of those that do not."""
 
-HALF: Formats = (torch.bfloat16, torch.bfloat16)
 
+def read(name: str, weights: str | None = None) -> tuple[NVILAConfig, Tune, Precision, Recompute, Formats]:
+    """The model, what learns, precision, recomputation and the weights' formats.
 
-def read(name: str) -> tuple[NVILAConfig, Tune, Precision, Recompute, Formats]:
-    """The model, what learns, precision, recomputation and the weights' formats. Raises: RecipeError."""
+    Args:
+        name: of a recipe, or of a model that learns as a whole, in bfloat16 unless ``weights`` says otherwise.
+        weights: goes before what the recipe says.
+
+    Raises: RecipeError.
+    """
     from nvila_train.cli.app import recipe_path
 
-    if name in list_models():
-        return preset(name), Tune(vision="full", llm="full"), Precision("fp32"), "none", HALF
-    if name != "nano" and (Path(name) / "config.json").is_file():
-        return description(name), Tune(vision="full", llm="full"), Precision("fp32"), "none", HALF
-    recipe = Recipe.read(recipe_path(name))
+    if name in list_models() or (name != "nano" and (Path(name) / "config.json").is_file()):
+        kind = WEIGHTS.get(weights or "bf16")
+        if kind is None:
+            raise RecipeError(f"no weights in {weights!r}: choose from {', '.join(WEIGHTS)}")
+        return description(name), Tune(vision="full", llm="full"), Precision("fp32"), "none", (kind, kind)
+    recipe = Recipe.read(recipe_path(name), weights=weights)
     stages = [stage for stage in recipe.stage if stage.objective == "answers"]
     if not stages:
         raise RecipeError(f"recipe {recipe.name} has no stage that learns answers: only those are estimated")
@@ -87,7 +96,7 @@ def read(name: str) -> tuple[NVILAConfig, Tune, Precision, Recompute, Formats]:
         config = description(recipe.init)
     else:
         config = recipe.config(rows=recipe.llm.vocabulary if recipe.llm else 1)
-    formats = torch.float32, frozen_dtype(recipe)
+    formats = WEIGHTS[recipe.weights], frozen_dtype(recipe)
     return config, recipe.tune or Tune.model_validate(learns), recipe.precision, stages[-1].recompute, formats
 
 

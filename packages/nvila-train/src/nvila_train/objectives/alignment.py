@@ -66,9 +66,9 @@ class AlignmentTask:
         model = self.trainee.model
         tiles = torch.cat([shown.tiles for shown in batch])
         plans = [plan for shown in batch for plan in shown.plans]
-        tokens = torch.cat([token for parts in model.media_tokens(tiles, plans) for token in parts])
+        tokens = torch.cat([token for parts in model.media_tokens(tiles, plans) for token in parts]).float()
         with torch.no_grad():
-            targets = torch.cat([self.written(shown) for shown in batch])
+            targets = torch.cat([self.written(shown) for shown in batch]).float()
             spread = targets.var(dim=0).mean()
         distance = (tokens - targets).square().mean(-1) / spread
         return distance.sum(), len(distance), {}

@@ -1,4 +1,7 @@
-"""Averaged weights: ``average <- decay * average + (1 - decay) * weight`` after each step. Off unless a recipe asks."""
+"""Averaged weights: ``average <- decay * average + (1 - decay) * weight`` after each step. Off unless a recipe asks.
+
+The average is float32 whatever the weights are: in bfloat16 it would not move.
+"""
 
 from collections.abc import Iterable
 
@@ -17,13 +20,15 @@ class Average:
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], *, decay: float) -> None:
         self.parameters = dict(parameters)
         self.decay = decay
-        self.state: dict[str, Tensor] = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self.state: dict[str, Tensor] = {
+            name: value.detach().to(torch.float32, copy=True) for name, value in self.parameters.items()
+        }
 
     @torch.no_grad()
     def update(self) -> None:
         """Move towards the weights."""
         for name, average in self.state.items():
-            average.lerp_(self.parameters[name].detach(), 1 - self.decay)
+            average.lerp_(self.parameters[name].detach().to(average.dtype), 1 - self.decay)
 
     @torch.no_grad()
     def apply(self) -> None:

@@ -107,13 +107,13 @@ def sum_named(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Sum gradients over all processes, in one message; a missing gradient counts as zero."""
+    """Sum gradients over all processes, in one message and in float32; a missing gradient counts as zero."""
     if world() == 1:
         return
     flat = torch.cat([
-        (torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters
+        (torch.zeros_like(p) if p.grad is None else p.grad).flatten().float() for p in parameters
     ])  # fmt: skip
     dist.all_reduce(flat)
     parts = flat.split([p.numel() for p in parameters])
     for parameter, part in zip(parameters, parts, strict=True):
-        parameter.grad = part.view_as(parameter)
+        parameter.grad = part.view_as(parameter).to(parameter.dtype)

@@ -21,7 +21,7 @@ from nvila_train.trainer import distributed, log
 from nvila_train.trainer.average import Average
 from nvila_train.trainer.checkpoint import Progress, Saver, restore
 from nvila_train.trainer.meter import Meter
-from nvila_train.trainer.optim import Optimizers, rate_factor
+from nvila_train.trainer.optim import Optimizers, clipped, rate_factor
 from nvila_train.trainer.parallel import Spread, Task, device_of
 from nvila_train.trainer.precision import Precision, PrecisionName
 
@@ -59,10 +59,11 @@ def train(
         clip: largest norm of the gradient.
         floor: share of the learning rate that is left at the end.
         ema: decay of an average of the weights that the module has in the end; None for the last weights.
-        precision: of the matrix products; weights and gradients are float32.
+        precision: of the matrix products. Weights, gradients and optimizer states have the format that the module's
+            parameters have, float32 or bfloat16; see ``nvila_train.trainer.rounded`` for the latter.
         resume: go on from the state in the folder, if there is one.
         stage: name written into the log.
-        seed: of random numbers in the network, as dropout draws them.
+        seed: of random numbers in the network, as dropout draws them, and of rounding to bfloat16.
         meter: counts what is computed, for the log.
         report: called with every logged record.
 
@@ -82,7 +83,8 @@ def train(
     ):
         # sharding made new parameters, so they are looked up by name
         parameters = dict(module.named_parameters())
-        optimizer = Optimizers([{**group, "params": [parameters[n] for n in group["params"]]} for group in listed])
+        found_groups = [{**group, "params": [parameters[n] for n in group["params"]]} for group in listed]
+        optimizer = Optimizers(found_groups, seed=seed)
         trained = tuple(name for name, parameter in parameters.items() if parameter.requires_grad)
         average = Average(((name, parameters[name]) for name in trained), decay=ema) if ema else None
         weights = average.state if average else None
@@ -97,7 +99,7 @@ def train(
             optimizer.set_rates(rate_factor(step, steps, floor=floor))
             optimizer.zero_grad()
             found = stepper.gradients(step, optimizer.parameters)
-            norm = whole(nn.utils.clip_grad_norm_(optimizer.parameters, clip))
+            norm = whole(clipped(optimizer.parameters, clip))
             if not torch.isfinite(norm):
                 raise NotFiniteError(
                     f"the gradient of step {step} is {float(norm)}: resume from {folder} with a lower rate"

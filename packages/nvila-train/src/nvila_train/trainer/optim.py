@@ -5,13 +5,21 @@ al., "Muon: an optimizer for hidden layers in neural networks" (2024), as torch 
 AdamW's.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from math import cos, pi
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from nvila_train.trainer.rounded import RoundedAdamW
+
+BETAS = (0.9, 0.98)
+"""Decays of AdamW's means."""
+
+EPS = 1e-8
+"""What AdamW adds to the root of a mean square."""
 
 WARM_UP = 0.03
 """Share of a run in which the learning rate rises."""
@@ -41,17 +49,25 @@ class Optimizers:
 
     Args:
         groups: parameter groups with their ``lr``, remembered as the ``peak`` of the schedule; those with ``muon`` true
-            hold matrices only.
+            hold matrices only. Parameters in bfloat16 are moved with ``RoundedAdamW``.
+        seed: of its rounding.
+
+    Raises: ValueError for a group of Muon's in bfloat16.
     """
 
-    def __init__(self, groups: Iterable[Mapping[str, Any]]) -> None:
+    def __init__(self, groups: Iterable[Mapping[str, Any]], *, seed: int = 0) -> None:
         listed = [{**group, "peak": group["lr"]} for group in groups]
-        adam = [group for group in listed if not group.get("muon")]
         muon = [group for group in listed if group.get("muon")]
+        rest = [group for group in listed if not group.get("muon")]
+        adam, small = (list(of_kind(rest, small=small)) for small in (False, True))
+        if any(of_kind(muon, small=True)):
+            raise ValueError("Muon would lose small steps in bfloat16: keep its matrices in float32, or use AdamW")
         self.members: list[torch.optim.Optimizer] = []
+        if small:
+            self.members.append(RoundedAdamW(small, seed=seed, betas=BETAS, eps=EPS))
         if adam:
             fused = fusible([parameter for group in adam for parameter in group["params"]])
-            self.members.append(torch.optim.AdamW(adam, weight_decay=0.0, betas=(0.9, 0.98), eps=1e-8, fused=fused))
+            self.members.append(torch.optim.AdamW(adam, weight_decay=0.0, betas=BETAS, eps=EPS, fused=fused))
         if muon:
             self.members.append(torch.optim.Muon(muon, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
 
@@ -102,6 +118,26 @@ class Optimizers:
             if owner is not None:
                 stays = what == "step" and not owner.defaults.get("fused")  # plain AdamW counts on the CPU
                 owner.state[parameter][what] = value if stays else value.to(parameter.device)
+
+
+def of_kind(groups: Iterable[Mapping[str, Any]], *, small: bool) -> Iterator[dict[str, Any]]:
+    """The groups with their parameters in bfloat16 alone, or with all others; none that would be empty."""
+    for group in groups:
+        chosen = [parameter for parameter in group["params"] if (parameter.dtype == torch.bfloat16) == small]
+        if chosen:
+            yield {**group, "params": chosen}
+
+
+def clipped(parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
+    """Scale all gradients down to a norm of ``limit`` if theirs is larger; returns theirs, summed up in float32."""
+    norms = [
+        torch.linalg.vector_norm(parameter.grad, dtype=torch.float32)
+        for parameter in parameters
+        if parameter.grad is not None
+    ]
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return norm
 
 
 def fusible(parameters: Sequence[nn.Parameter]) -> bool:

@@ -1,15 +1,19 @@
-"""Number formats of the products of a training step; weights, gradients and optimizer states stay in float32."""
+"""Number formats of a training step: of its products, and of weights with their gradients and optimizer states."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Final, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 PrecisionName = Literal["fp32", "bf16", "fp8"]
+
+WeightsName = Literal["fp32", "bf16"]
+WEIGHTS: Final[Mapping[str, torch.dtype]] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Formats of weights that learn; their gradients and optimizer states have the same."""
 
 
 @dataclass(frozen=True)
