@@ -2,9 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from nvila_train.data.hugging_face import TableRows
 from nvila_train.delta_loss.storage import TAIL
@@ -26,7 +29,8 @@ class Table:
     def digest(self) -> str:
         hashed = hashlib.sha256()
         for part in self.table.iter(batch_size=PART):
-            for row in zip(*map(outlined, part.columns), strict=True):
+            columns = [[value for chunk in column.chunks for value in outlined(chunk)] for column in part.columns]
+            for row in zip(*columns, strict=True):
                 hashed.update(json.dumps(dict(zip(part.column_names, row, strict=True)), default=str).encode() + b"\n")
         return hashed.hexdigest()
 
@@ -46,25 +50,39 @@ class Table:
                 writer.write_table(pyarrow.concat_tables(group))
 
 
-def outlined(column: Any) -> list[Any]:
-    """The values of a column, without reading what files it holds."""
-    return [outline(value) for value in column] if holds_files(column.type) else column.to_pylist()
-
-
-def outline(value: Any) -> Any:
-    """A value of Arrow in plain types, for bytes their number and the last of them; only those are read."""
+def outlined(array: Any) -> list[Any]:
+    """The values of an array of Arrow in plain types; bytes as ``outlined_files`` gives them, however deep they lie."""
     from pyarrow import types
 
-    if not value.is_valid:
-        return None
-    if is_file(value.type):
-        data = value.as_buffer()
-        return [data.size, bytes(data[max(0, data.size - TAIL) :]).hex()]
-    if types.is_struct(value.type):
-        return {name: outline(part) for name, part in value.items()}
-    if types.is_nested(value.type) and holds_files(value.type):
-        return [outline(part) for part in value.values]
-    return value.as_py()
+    if not holds_files(array.type):
+        return array.to_pylist()
+    if is_file(array.type):
+        return outlined_files(array)
+    if types.is_struct(array.type):
+        names = [field.name for field in array.type]
+        found: Iterable[Any] = (
+            dict(zip(names, parts, strict=True)) for parts in zip(*map(outlined, array.flatten()), strict=True)
+        )
+    else:
+        inside = iter(outlined(array.flatten()))
+        found = (list(islice(inside, length or 0)) for length in array.value_lengths().to_pylist())
+    return [value if known else None for value, known in zip(found, array.is_valid().to_pylist(), strict=True)]
+
+
+def outlined_files(array: Any) -> list[Any]:
+    """For each value of bytes their number and the last of them in hexadecimal; no more than these is read.
+
+    A scalar of Arrow would be the plain way to one value, but it copies all of it.
+    """
+    from pyarrow import types
+
+    _, offsets, data = array.buffers()
+    kind = np.int64 if types.is_large_binary(array.type) else np.int32
+    ends = np.frombuffer(offsets, kind)[array.offset :][: len(array) + 1].tolist()
+    return [
+        [end - start, bytes(data[max(start, end - TAIL) : end]).hex() if end > start else ""] if known else None
+        for (start, end), known in zip(pairwise(ends), array.is_valid().to_pylist(), strict=True)
+    ]
 
 
 def holds_files(kind: Any) -> bool:
