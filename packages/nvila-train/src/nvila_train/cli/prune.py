@@ -56,7 +56,7 @@ def prune(
 
     table = Scores.read(scores)
     records = scored_records(table, data, folder)
-    out = subset_path(records, out)
+    out = subset_path(records, out, scores=scores)
     found = clusters_of(records, table, model, clusters, seed) if method == "cluster" else None
     pruned = choose(table, keep=keep, by=by, method=method, normalize=normalize, seed=seed, clusters=found)
     write_subset(records, table.row[pruned.kept].tolist(), out)

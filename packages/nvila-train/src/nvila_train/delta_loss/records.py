@@ -78,7 +78,12 @@ class Records:
         return read_llava(as_record(self.rows[row]), folder=self.source.folder)
 
     def source_of(self, record: Mapping[str, Any]) -> str:
-        """The source that a record names in its field ``source``, or else the name of the data, without its ending."""
+        """The source that a record names in its field ``source``, or else the name of the data."""
+        return str(record.get("source") or self.name)
+
+    @cached_property
+    def name(self) -> str:
+        """What the data is called, without the ending of a file."""
         path = Path(self.source.path)
-        given = self.source.name is not None or self.source.remote or path.is_dir()
-        return str(record.get("source") or (self.source.label if given else path.stem))
+        whole = self.source.name is not None or self.source.remote or path.is_dir()
+        return self.source.label if whole else path.stem

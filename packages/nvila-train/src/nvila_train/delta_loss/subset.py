@@ -8,10 +8,11 @@ from nvila_train.delta_loss.errors import DeltaLossError
 from nvila_train.delta_loss.records import Records
 
 
-def subset_path(records: Records, out: Path | None = None) -> Path:
+def subset_path(records: Records, out: Path | None = None, *, scores: Path | None = None) -> Path:
     """Where a subset goes: ``out``, or else ``subset`` with the ending of its form, in the working folder.
 
-    Raises: DeltaLossError if readers would take ``out`` for another form, or if it lies in what was scored.
+    Raises: DeltaLossError if readers would take ``out`` for another form, if it lies in what was scored, or if it is
+        the file of ``scores``.
     """
     endings = records.storage.endings
     out = out or Path(f"subset{endings[0]}")
@@ -20,6 +21,8 @@ def subset_path(records: Records, out: Path | None = None) -> Path:
             f"{out} does not end as what is written to it: a subset of {records.source.path} goes to a file that ends "
             f"in {' or '.join(endings)}"
         )
+    if scores is not None and out.resolve() == scores.resolve():
+        raise DeltaLossError(f"{out} holds the scores: choose another --out")
     scored = {Path(name).resolve() for name in (records.source.path, *shard_names(records.source.path))}
     if not scored.isdisjoint((out.resolve(), *out.resolve().parents)):
         raise DeltaLossError(f"{out} is part of what was scored, {records.source.path}: choose another --out")
