@@ -25,7 +25,7 @@ def tiny() -> Any:
 def start(folder: Path, *, world: int = 1, **settings: Any) -> list[int | None]:
     """Run the processes of a run; how each of them ended."""
     context = multiprocessing.get_context("forkserver")  # imports once, for all processes of all tests
-    context.set_forkserver_preload(["nvila_train.trainer.loop", "torch.distributed.fsdp"])
+    context.set_forkserver_preload(["nvila_train.trainer.loop", "torch.distributed.fsdp", "nvila_model"])
     Path(f"{folder}.store").unlink(missing_ok=True)
     processes = [
         context.Process(

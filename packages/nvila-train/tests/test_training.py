@@ -9,7 +9,15 @@ import torch
 from nvila_model import NVILA
 from nvila_train.cli.app import app
 from nvila_train.objectives.patches import telling
-from nvila_train.patch_heads import BACKGROUND, SHAPES, patch_losses
+from nvila_train.patch_heads import (
+    BACKGROUND,
+    SHAPES,
+    WEIGHTS,
+    WITH_BACKGROUND,
+    label_weights,
+    patch_losses,
+    targets_of,
+)
 from nvila_train.playground import KINDS
 from nvila_train.recipe import Recipe, RecipeError
 from nvila_train.run import run, task_of
@@ -196,9 +204,36 @@ def test_background_counts_a_tenth():
     classes = SHAPES["cover"][0]
     known = -torch.log_softmax(torch.tensor([2.0] + [0.0] * (classes - 1)), 0)[0]
     empty = torch.log(torch.tensor(float(classes)))
-    losses = patch_losses(scores, labels)
-    torch.testing.assert_close(losses["cover"], (known + BACKGROUND * empty) / (1 + BACKGROUND))
+    losses, weights = patch_losses(scores, labels), label_weights(labels)
+    torch.testing.assert_close(losses["cover"], known + BACKGROUND * empty)
+    assert weights["cover"].tolist() == pytest.approx([1, BACKGROUND])
+    assert weights["characters"].tolist() == pytest.approx([BACKGROUND] * 4)
+    assert weights["width"].tolist() == [0, 0]
     assert losses["width"] == 0
+
+
+@torch.no_grad()
+def test_the_loss_of_patches_is_torchs_weighted_mean(finished: Path, trainee: Trainee):
+    """Of a whole batch, and of one that was cut in three and added up."""
+    chosen = Recipe.read(finished / "recipe.toml").stage[0]
+    whole = task_of(chosen, trainee, seed=1).batch(0, 0, 1)
+    scores = trainee.patches(trainee.model.vision(whole.tiles))
+    true = 0.0
+    for name, target in targets_of(whole.labels).items():
+        counts = torch.ones(scores[name].shape[-1], dtype=torch.float64)
+        counts[0] = BACKGROUND if name in WITH_BACKGROUND else 1.0
+        flat = scores[name].flatten(0, -2).double()
+        true += WEIGHTS[name] * float(nn.functional.cross_entropy(flat, target, weight=counts, ignore_index=-100))
+    asked = whole.labels.characters > 0
+    right = (scores["characters"].argmax(-1) == whole.labels.characters)[asked]
+    for world in (1, 3):
+        task = task_of(chosen, trainee, seed=1)
+        found = [task.loss(task.batch(0, part, world)) for part in range(world)]
+        tiles = sum(count for _, count, _ in found)
+        assert tiles == len(whole.tiles)
+        assert sum(float(loss) for loss, _, _ in found) / tiles == pytest.approx(true, rel=1e-5)
+        read = sum(extra["read"] for _, _, extra in found) / tiles
+        assert read == pytest.approx(float(right.double().mean()))
 
 
 def test_empty_tiles_are_mostly_left_out_and_never_all():

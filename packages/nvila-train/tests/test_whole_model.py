@@ -13,10 +13,14 @@ WORKER = Path(__file__).parent / "processes" / "whole.py"
 STEPS = 4
 
 
-def train(folder: Path, *, world: int, kind: str, accumulate: int = 1) -> tuple[list[float], dict[str, torch.Tensor]]:
+PRELOAD = ["nvila_train.trainer.loop", "torch.distributed.fsdp", "nvila_train.objectives.patches", "nvila_model"]
+
+
+def train(folder: Path, *, world: int, **more: Any) -> tuple[list[float], dict[str, torch.Tensor]]:
     """The curve and the weights."""
-    context = multiprocessing.get_context("spawn")
-    settings: dict[str, Any] = {"folder": str(folder), "world": world, "kind": kind, "accumulate": accumulate}
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    settings: dict[str, Any] = {"folder": str(folder), "world": world, "kind": "none", "accumulate": 1, **more}
     processes = [
         context.Process(
             target=runpy.run_path,
@@ -35,7 +39,7 @@ def train(folder: Path, *, world: int, kind: str, accumulate: int = 1) -> tuple[
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[float], dict[str, torch.Tensor]]:
-    return train(tmp_path_factory.mktemp("whole") / "one", world=1, kind="none")
+    return train(tmp_path_factory.mktemp("whole") / "one", world=1)
 
 
 @pytest.mark.slow
@@ -51,3 +55,18 @@ def test_processes_learn_what_one_learns(
     assert curve == pytest.approx(alone[0], abs=2e-4)
     for name, value in alone[1].items():
         torch.testing.assert_close(weights[name], value, atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_patches_are_weighed_the_same_in_every_process(tmp_path: Path):
+    """Means over the labels of a whole step: of one process, of two, of four, and of one with two parts."""
+    ways = {"one": (1, 1), "two": (2, 1), "four": (4, 1), "parts": (1, 2)}
+    found = {
+        name: train(tmp_path / name, world=world, accumulate=accumulate, objective="patches")
+        for name, (world, accumulate) in ways.items()
+    }
+    curve, weights = found.pop("one")
+    assert curve[-1] < curve[0]
+    for name, (other, moved) in found.items():
+        assert other == pytest.approx(curve, abs=1e-4), name
+        for part, value in weights.items():
+            torch.testing.assert_close(moved[part], value, atol=1e-4, rtol=1e-3, msg=f"{name}: {part}")

@@ -50,14 +50,10 @@ def _sizes() -> list[int]:
     return [torch.Size(shape).numel() for shape in SHAPES.values()]
 
 
-def patch_losses(scores: Mapping[str, Tensor], labels: PatchLabels) -> dict[str, Tensor]:
-    """Mean cross-entropy by kind of label; 0 for a kind that has none.
-
-    Most patches show nothing, so background counts ``BACKGROUND`` times as much as anything else; counted alike, it is
-    nearly all of the gradient and a small tower learns nothing but where things are.
-    """
+def targets_of(labels: PatchLabels) -> dict[str, Tensor]:
+    """The labels by kind, int64 ``[labels]``."""
     width, height, place = labels.sizes.unbind(-1)
-    targets = {
+    found = {
         "cover": labels.cover,
         "characters": labels.characters,
         "objects": labels.objects,
@@ -65,19 +61,40 @@ def patch_losses(scores: Mapping[str, Tensor], labels: PatchLabels) -> dict[str,
         "height": height,
         "place": place,
     }
-    return {name: _balanced(scores[name].flatten(0, -2), target.flatten(), name) for name, target in targets.items()}
+    return {name: target.flatten() for name, target in found.items()}
 
 
-def _balanced(scores: Tensor, targets: Tensor, kind: str) -> Tensor:
-    losses = F.cross_entropy(scores.float(), targets, ignore_index=IGNORE, reduction="none")
-    weights = (targets != IGNORE).float()
-    if kind in WITH_BACKGROUND:
-        weights = weights.masked_fill(targets == 0, BACKGROUND)
-    return (losses * weights).sum() / weights.sum().clamp(min=1)
+def label_weights(labels: PatchLabels) -> dict[str, Tensor]:
+    """How much each label counts among its kind: float32 ``[labels]``, 0 where nothing can be said.
+
+    Most patches show nothing, so background counts ``BACKGROUND`` times as much as anything else; counted alike, it is
+    nearly all of the gradient and a small tower learns nothing but where things are.
+    """
+    found: dict[str, Tensor] = {}
+    for name, target in targets_of(labels).items():
+        weights = (target != IGNORE).float()
+        found[name] = weights.masked_fill(target == 0, BACKGROUND) if name in WITH_BACKGROUND else weights
+    return found
 
 
-def accuracy(scores: Tensor, labels: Tensor) -> float:
-    """The share of labels other than background and ``IGNORE`` that are said right; 1 if there is none."""
-    asked = labels > 0
-    right = scores.argmax(-1)[asked] == labels[asked]
-    return float(right.float().mean()) if len(right) else 1.0
+def patch_losses(scores: Mapping[str, Tensor], labels: PatchLabels) -> dict[str, Tensor]:
+    """Cross-entropy by kind of label, summed with the labels' weights; over their sum it is the mean."""
+    weights = label_weights(labels)
+    return {
+        name: (cross_entropy(scores[name], target) * weights[name]).sum() for name, target in targets_of(labels).items()
+    }
+
+
+def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
+    """Of every label, 0 where there is none. Shapes: ``[..., classes]``, int64 ``[labels]`` -> float32 ``[labels]``."""
+    return F.cross_entropy(scores.flatten(0, -2).float(), targets, ignore_index=IGNORE, reduction="none")
+
+
+def asked(labels: Tensor) -> Tensor:
+    """Labels other than background and ``IGNORE``: bool of the same shape."""
+    return labels > 0
+
+
+def right(scores: Tensor, labels: Tensor) -> int:
+    """How many of those are said right."""
+    return int((scores.argmax(-1) == labels)[asked(labels)].sum())

@@ -6,24 +6,30 @@ import torch
 import torch.distributed as dist
 from nvila_model import NVILA
 from nvila_train.objectives.answers import AnswerTask
+from nvila_train.objectives.patches import PatchTask
 from nvila_train.stream import SceneStream
 from nvila_train.trainee import Trainee, param_groups
 from nvila_train.trainer import loop
 from nvila_train.trainer.parallel import Spread
 
 
-def run(*, folder: str, rank: int, world: int, kind: str, accumulate: int, steps: int) -> None:
-    """Nano on drawn pictures and clips, four a step."""
+def run(
+    *, folder: str, rank: int, world: int, kind: str, accumulate: int, steps: int, objective: str = "answers"
+) -> None:
+    """Nano on drawn pictures and clips, four a step; ``patches`` trains its tower under new heads."""
     torch.set_num_threads(1)
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}.store", rank=rank, world_size=world)
-    trainee = Trainee(NVILA.from_pretrained("nano", dtype=torch.float32), scaffolding=False)
+    torch.manual_seed(0)
+    trainee = Trainee(NVILA.from_pretrained("nano", dtype=torch.float32), scaffolding=objective == "patches")
     stream = SceneStream(seed=7, mix={"shapes": 2.0, "clips": 1.0})
     layers = tuple(trainee.model.llm.layers)
+    task = (PatchTask if objective == "patches" else AnswerTask)(trainee=trainee, stream=stream, samples=4)
+    others = {"patches": 1e-3} if objective == "patches" else {"projector": 3e-4, "llm": 3e-4}
     loop.train(
-        AnswerTask(trainee=trainee, stream=stream, samples=4),
+        task,
         trainee,
-        groups=param_groups(trainee, {"vision": 1e-4, "projector": 3e-4, "llm": 3e-4}),
+        groups=param_groups(trainee, {"vision": 1e-4, **others}),
         steps=steps,
         folder=Path(folder),
         spread=Spread(parallel=kind, accumulate=accumulate, recompute="block", blocks=layers, shards=layers),  # pyright: ignore

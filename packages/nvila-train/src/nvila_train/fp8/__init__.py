@@ -5,8 +5,8 @@ passes of a module's layers while it lasts; their weights, their names and with 
 were. The same recipe runs everywhere: on Transformer Engine where a Hopper GPU and the library are there, on
 ``torch._scaled_mm`` anywhere else, a CPU included, where it is exact but no faster.
 
-Weights, gradients and optimizer states stay as they are; heads and embeddings, and layers whose sides are no multiples of
-16, stay in bfloat16.
+Weights, gradients and optimizer states stay as they are; heads and embeddings, and layers whose sides are no
+multiples of 16, stay in bfloat16.
 
 Source: NVILA, section 2.3.1 and Table 5; COAT (arXiv 2410.19313).
 """
