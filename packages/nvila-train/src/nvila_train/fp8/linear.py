@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nvila_train.fp8.numbers import E4M3, E5M2, Small, largest, product, shrink, shrink_and_measure
+from nvila_train.fp8.numbers import E4M3, E5M2, Small, largest, product, shrink, shrink_across, shrink_and_measure
 from nvila_train.trainer.precision import Precision
 
 
@@ -32,12 +32,13 @@ class History:
         self.length = length
         self.seen: list[Tensor] = []
 
-    def shrink(self, matrix: Tensor, dtype: torch.dtype, *, remember: bool = True) -> Small:
-        """Round by the largest of earlier calls (of this one, if it is the first), then remember this one."""
-        known = torch.stack(self.seen).amax() if self.seen else largest(matrix)
-        if not remember:
-            return shrink(matrix, dtype, amax=known)
-        small, now = shrink_and_measure(matrix, dtype, amax=known)
+    def largest(self, matrix: Tensor) -> Tensor:
+        """Of earlier calls; that of this matrix, if there were none."""
+        return torch.stack(self.seen).amax() if self.seen else largest(matrix)
+
+    def shrink(self, matrix: Tensor, dtype: torch.dtype) -> Small:
+        """Round by the largest of earlier calls, and remember this one."""
+        small, now = shrink_and_measure(matrix, dtype, amax=self.largest(matrix))
         self.seen = [*self.seen, now][-self.length :]
         return small
 
@@ -59,13 +60,18 @@ class Rounding:
         delayed = precision.scaling == "delayed"
         self.histories = {name: History(precision.history) for name in ("x", "weight", "gradient")} if delayed else {}
 
-    def __call__(self, name: str, matrix: Tensor, *, remember: bool = True) -> Small:
-        """Round ``x``, ``weight`` or ``gradient``; a weight that is rounded again is not a new one."""
+    def __call__(self, name: str, matrix: Tensor) -> Small:
+        """Round ``x``, ``weight`` or ``gradient``."""
         dtype = E5M2 if name == "gradient" else E4M3
         history = self.histories.get(name)
-        if history is not None:
-            return history.shrink(matrix, dtype, remember=remember)
-        return shrink(matrix, dtype, rows=self.rows)
+        return history.shrink(matrix, dtype) if history is not None else shrink(matrix, dtype, rows=self.rows)
+
+    def again(self, weight: Tensor) -> Small:
+        """The transpose of a weight that was rounded before, and is not a new value to remember."""
+        if self.rows:
+            return shrink(weight.t().contiguous(), E4M3, rows=True)
+        history = self.histories.get("weight")
+        return shrink_across(weight, E4M3, amax=None if history is None else history.largest(weight))
 
 
 class Linear8(torch.autograd.Function):
@@ -88,7 +94,7 @@ class Linear8(torch.autograd.Function):
         small = rounding("gradient", gradient)
         dx = dw = None
         if ctx.needs_input_grad[0]:
-            dx = product(small, rounding("weight", weight.t().contiguous(), remember=False), ctx.dtype).to(ctx.given)
+            dx = product(small, rounding.again(weight), ctx.dtype).to(ctx.given)
         if ctx.needs_input_grad[1]:
             x = Small(values=values, scale=scale) if scale is not None else shrink(values, E4M3, rows=rounding.rows)
             if rounding.rows:

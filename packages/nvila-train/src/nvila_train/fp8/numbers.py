@@ -71,6 +71,12 @@ def shrink_and_measure(matrix: Tensor, dtype: torch.dtype, *, amax: Tensor) -> t
     return Small(values=values, scale=scale.reshape(())), now.reshape(())
 
 
+def shrink_across(matrix: Tensor, dtype: torch.dtype, *, amax: Tensor | None = None) -> Small:
+    """As ``shrink`` by a factor of the whole, the transpose: ``[m, k] -> [k, m]``, written as it is rounded."""
+    scale = fp8_scale((largest(matrix) if amax is None else amax).reshape(1), dtype)
+    return Small(values=ops.cast_fp8_transposed(matrix, scale, dtype), scale=scale.reshape(()))
+
+
 def product(left: Small, right: Small, dtype: torch.dtype) -> Tensor:
     """``left @ right.T``. Shapes: ``[m, k]``, ``[n, k]`` -> ``[m, n]``; factors of both are of the same kind."""
     short = -left.values.shape[1] % MULTIPLE
