@@ -14,6 +14,7 @@ from nvila_model.media import Image, Video
 from nvila_model.messages import Conversation
 from nvila_train import prune
 from nvila_train.cli.app import app
+from nvila_train.cli.prune import scored_records
 from nvila_train.data import DataSource
 from nvila_train.data.record import as_record
 from nvila_train.delta_loss.cluster import cluster
@@ -36,6 +37,10 @@ def media_of(row: dict[str, Any], kind: str) -> list[str]:
 def write_table(rows: Sequence[dict[str, Any]], media: Path) -> Any:
     """A table with its media inside, decodable for those who open it with ``datasets``."""
     datasets = pytest.importorskip("datasets")
+
+    def stored(path: Path) -> dict[str, Any]:
+        return {"bytes": path.read_bytes(), "path": None}
+
     text = datasets.Value("string")
     features = {
         "conversations": [{"from": text, "value": text}],
@@ -45,7 +50,7 @@ def write_table(rows: Sequence[dict[str, Any]], media: Path) -> Any:
     }
     columns = {
         "conversations": [row["conversations"] for row in rows],
-        "images": [[str(media / name) for name in media_of(row, "image")] for row in rows],
+        "images": [[stored(media / name) for name in media_of(row, "image")] for row in rows],
         "video": [(media / row["video"]).read_bytes() if "video" in row else None for row in rows],
         "source": [row.get("source") for row in rows],
     }
@@ -176,6 +181,22 @@ def test_the_commands_take_every_form(
     if form != "tar":
         result = run(app, ["prune", scores, "--keep", "0.5", "--out", scores])
         assert str(result.exception) == f"{scores} holds the scores: choose another --out"
+
+
+def test_tables_may_be_packed_anew_and_splits_are_known(
+    models: Models, rows: list[dict[str, Any]], store: Callable[[str], Records], tmp_path: Path
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    out = tmp_path / "scores.parquet"
+    score_records(store("parquets"), out, *models)
+    moved = store("saved").source.path
+    assert scored_records(Scores.read(out), moved, None).source.path == moved
+    whole = write_table(rows, tmp_path)
+    datasets.DatasetDict({"train": whole.select([0]), "held": whole.select([2, 1])}).save_to_disk(tmp_path / "both")
+    held = Records.open(DataSource(path=str(tmp_path / "both"), split="held"))
+    score_records(held, tmp_path / "held.parquet", *models)
+    again = scored_records(Scores.read(tmp_path / "held.parquet"), None, None)
+    assert (len(again), again.source.split) == (2, "held")
 
 
 @pytest.mark.parametrize("form", ["parquet", "tar"])

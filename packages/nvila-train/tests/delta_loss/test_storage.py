@@ -122,6 +122,10 @@ def test_shards_are_known_by_their_members(tmp_path: Path) -> None:
     ]
     digests = [Records.open(shard(tmp_path / f"{number}.tar", other)).digest for number, other in enumerate(others)]
     assert len({digest, *digests}) == 1 + len(others)
+    (tmp_path / "apart").mkdir()
+    twice = [shard(tmp_path / "apart" / f"{number}.tar", {f"0.{number}": b""}) for number in range(2)]
+    one = shard(tmp_path / "together.tar", {"0.0": b"", "0.1": b""})
+    assert Tars(ShardRows(twice)).digest() != Tars(ShardRows([one])).digest()
 
 
 def test_files_inside_are_not_read_to_know_the_data(tmp_path: Path) -> None:

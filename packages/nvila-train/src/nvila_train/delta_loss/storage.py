@@ -7,7 +7,7 @@ cover what the files of media hold. A record of JSON names them by their paths, 
 they lie inside the data, beside the text, their lengths and last bytes stand for them, since the last bytes of a JPEG
 picture are its lower right corner and those of a PNG hold a checksum: a terabyte of pictures takes as long as its
 text, and a picture that was exchanged for another is still found. The file's name, its time of change and how its rows
-are cut into files and groups do not count, so data may be moved, copied and packed anew.
+are cut into files and groups do not count, so data may be moved, copied and packed anew within its form.
 
     lines    JSON and JSONL
     tables   Parquet, saved folders, repositories

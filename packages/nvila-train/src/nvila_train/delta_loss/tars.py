@@ -12,7 +12,7 @@ from nvila_train.delta_loss.storage import TAIL
 
 
 class Tars:
-    """Samples of tar files. Their digest is that of their members' names and sizes, and of their records."""
+    """Samples of tar files. Their digest is that of their number, their members' names and sizes, and their records."""
 
     endings = (".tar",)
 
@@ -20,7 +20,7 @@ class Tars:
         self.rows = rows
 
     def digest(self) -> str:
-        hashed = hashlib.sha256()
+        hashed = hashlib.sha256(f"{len(self.rows)}\n".encode())
         for path in self.rows.paths:
             with tarfile.open(path, mode="r:") as tar:
                 for member in tar:
