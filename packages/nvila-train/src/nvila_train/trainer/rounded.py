@@ -26,20 +26,30 @@ from torch import Tensor
 
 from nvila_train.trainer import distributed
 
-BLOCK: Final = 2**22
-"""Numbers that are moved at once: what is computed in float32 takes about 100 MB."""
+BLOCK: Final = {"cuda": 2**24, "cpu": 2**17}
+"""Numbers that are moved at once, for which random ones are drawn together: a GPU wants many (they take about 500 MB in
+float32), a processor what its caches hold."""
 
 HIGH: Final = -(2**16)
 """The bits of a float32 that bfloat16 keeps: the upper sixteen."""
 
+LOW: Final = 2**16 - 1
+
 
 def rounded(values: Tensor, noise: Tensor) -> Tensor:
-    """Round at random. Shapes: float32 and int32 from 0 to 2^16 - 1, alike -> bfloat16.
+    """Round at random. Shapes: float32 and int16 with all its values as likely, alike -> bfloat16.
 
     The noise is added to the sixteen bits that are cut off; where it carries, the number becomes the next larger one
     in magnitude.
     """
-    return ((values.view(torch.int32) + noise) & HIGH).view(torch.float32).bfloat16()
+    bits = values.view(torch.int32) + noise.int().bitwise_and_(LOW)
+    return bits.bitwise_and_(HIGH).view(torch.float32).bfloat16()
+
+
+def drawn(count: int, *, device: torch.device, generator: torch.Generator) -> Tensor:
+    """Random int16, four to a number of the generator's."""
+    words = torch.empty(-(-count // 4), dtype=torch.int64, device=device)
+    return words.random_(-(2**63), None, generator=generator).view(torch.int16)[:count]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +69,15 @@ class Share:
     held: slice
 
 
-def shares(rows: int, wide: int, *, first: int, held: int) -> Iterator[Share]:
+def shares(rows: int, wide: int, *, first: int, held: int, block_size: int) -> Iterator[Share]:
     """Cut the rows ``first`` to ``first + held`` of a parameter at the bounds of its blocks.
 
     Args:
         rows: of the whole parameter.
         wide: numbers in a row.
+        block_size: numbers in a block, at least a row.
     """
-    height = max(1, BLOCK // max(1, wide))
+    height = max(1, block_size // max(1, wide))
     for block in range(first // height, -(-(first + held) // height)):
         begin, end = block * height, min(rows, (block + 1) * height)
         low, high = max(begin, first), min(end, first + held)
@@ -132,15 +143,16 @@ class RoundedAdamW(torch.optim.Optimizer):
         rows, first = place(parameter)
         wide = gradient.numel() // max(1, len(gradient))
         generator = torch.Generator(gradient.device if gradient.is_cuda else "cpu")
-        for share in shares(rows, wide, first=first, held=len(gradient)):
+        size = BLOCK["cuda" if gradient.is_cuda else "cpu"]
+        for share in shares(rows, wide, first=first, held=len(gradient), block_size=size):
             generator.manual_seed(Random(f"{self.seed}/{step}/{number}/{share.block}").getrandbits(63))
+            noise = drawn(len(kept) * share.size * wide, device=gradient.device, generator=generator)
+            noise = noise.view(len(kept), share.size, *gradient.shape[1:])[:, share.drawn]
             parts = [each[share.held] for each in kept]
             weight, mean, square = (part.float() for part in parts)
             found = moved(weight, mean, square, gradient[share.held].float(), group=group, step=step)
-            shape = (share.size, *gradient.shape[1:])
-            for part, value in zip(parts, found, strict=True):
-                noise = torch.empty(shape, dtype=torch.int32, device=part.device).random_(0, 2**16, generator=generator)
-                part.copy_(rounded(value, noise[share.drawn]))
+            for part, value, own in zip(parts, found, noise, strict=True):
+                part.copy_(rounded(value, own))
 
 
 def moved(
