@@ -115,6 +115,15 @@ def test_token_counts_are_those_of_the_embeddings(make_model, kind: dict):
     assert inputs.token_counts(model.image_tokens, model.video_tokens) == model.embed(inputs).lengths
 
 
+def test_an_open_length_fits_the_context(make_model):
+    """However the tokens are drawn: 512 of a context of 512 would leave no room for a prompt."""
+    model = make_model()
+    drawn = Sampling(temperature=2.0, seed=0)
+    answer = model.generate(CONVERSATIONS[1], drawn)
+    assert answer.prompt_tokens + len(answer.ids) <= 512
+    assert "".join(model.stream(CONVERSATIONS[1], drawn)) == answer.text
+
+
 def test_two_prompts_are_not_one_stream(make_model):
     with pytest.raises(ValueError, match="2 prompts cannot be streamed as one"):
         list(make_model().stream(CONVERSATIONS[:2]))

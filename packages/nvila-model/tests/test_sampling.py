@@ -63,6 +63,7 @@ def test_frequencies_follow_the_distribution():
         ({"top_k": -1}, "top_k is -1"),
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0"),
         ({"stop": ("",)}, "stop is"),
+        ({"stop": "end"}, "stop is 'end': it must be a tuple of strings"),
     ],
 )
 def test_numbers_out_of_range_are_refused(wrong: dict, said: str):

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from nvila_model.nvila import NVILA
 
 
+LONGEST = 512
+"""Tokens of an answer, where no other number is asked for and the context has room for them."""
+
+
 class BudgetError(ValueError):
     """More positions are asked for than the language model was made for."""
 
@@ -61,11 +65,11 @@ class Answer:
 
 
 @torch.inference_mode()
-def steps(llm: Qwen2, fused: Fused, sampling: Sampling) -> Iterator[Tensor]:
-    """The ids drawn at each step, ``[b]`` each, without end; the caller stops when it has enough."""
+def steps(llm: Qwen2, fused: Fused, sampling: Sampling, longest: int) -> Iterator[Tensor]:
+    """The ids drawn at each step, ``[b]`` each, without end; the caller stops after ``longest`` at the latest."""
     rows, length = fused.embeds.shape[:2]
     keep = fused.mask
-    cache = llm.cache(rows, length + sampling.max_new_tokens)
+    cache = llm.cache(rows, length + longest)
     sampler = Sampler(sampling, rows=rows, vocabulary=llm.vocab_size, device=fused.embeds.device)
     positions = (keep.cumsum(1) - 1).clamp(min=0)
     ragged = bool((~keep).any())
@@ -134,14 +138,13 @@ class Stream(Iterator[str]):
     def __init__(self, model: NVILA, inputs: ModelInputs, sampling: Sampling, *, eos_ids: Sequence[int]) -> None:
         if len(inputs.input_ids) != 1:
             raise ValueError(f"{len(inputs.input_ids)} prompts cannot be streamed as one: use generate")
-        (self.prompt_tokens,) = check_budget(model, inputs, sampling)
+        (self.prompt_tokens,), self._limit = check_budget(model, inputs, sampling)
         self._marks = [time.perf_counter()]
         with torch.inference_mode():
             fused = model.embed(inputs)
         self._marks.append(time.perf_counter())
         self._writer = Writer(TextStream(decoder(model), sampling.stop), eos_ids)
-        self._drawn = (int(tokens[0]) for tokens in steps(model.llm, fused, sampling))
-        self._limit = sampling.max_new_tokens
+        self._drawn = (int(tokens[0]) for tokens in steps(model.llm, fused, sampling, self._limit))
         self._first: int | None = None
         self._closed = False
 
@@ -181,19 +184,19 @@ class Stream(Iterator[str]):
 
 def generate(model: NVILA, inputs: ModelInputs, sampling: Sampling, *, eos_ids: Sequence[int]) -> list[Answer]:
     """One answer for each row of the batch."""
-    prompt_tokens = check_budget(model, inputs, sampling)
+    prompt_tokens, longest = check_budget(model, inputs, sampling)
     writers = [Writer(TextStream(decoder(model), sampling.stop), eos_ids) for _ in inputs.input_ids]
     started = time.perf_counter()
     with torch.inference_mode():
         fused = model.embed(inputs)
     encoded = prefilled = time.perf_counter()
-    for count, drawn in enumerate(steps(model.llm, fused, sampling), start=1):
+    for count, drawn in enumerate(steps(model.llm, fused, sampling, longest), start=1):
         for writer, token in zip(writers, drawn.tolist(), strict=True):
             if not writer.ended:
                 writer.take(token)
         if count == 1:
             prefilled = time.perf_counter()
-        if count == sampling.max_new_tokens or all(writer.ended for writer in writers):
+        if count == longest or all(writer.ended for writer in writers):
             break
     for writer in writers:
         writer.close()
@@ -209,22 +212,25 @@ def decoder(model: NVILA) -> Callable[[Sequence[int]], str]:
     return partial(model.needed_processor().tokenizer.decode, skip_special_tokens=True)
 
 
-def check_budget(model: NVILA, inputs: ModelInputs, sampling: Sampling) -> tuple[int, ...]:
-    """Positions of each prompt, before anything is computed.
+def check_budget(model: NVILA, inputs: ModelInputs, sampling: Sampling) -> tuple[tuple[int, ...], int]:
+    """Positions of each prompt and the tokens that an answer may have, before anything is computed.
+
+    Where ``sampling`` leaves these open, they are ``LONGEST``, or what the longest prompt leaves of the context.
 
     Raises: BudgetError if a prompt and its answer do not fit the language model.
     """
     counts = inputs.token_counts(model.image_tokens, model.video_tokens)
     limit = model.context_length
+    longest = sampling.max_new_tokens or max(1, min(LONGEST, limit - max(counts)))
     for row, count in enumerate(counts):
-        if count + sampling.max_new_tokens <= limit:
+        if count + longest <= limit:
             continue
         media = [slot for slot in inputs.media_plan if slot.row == row]
         images = [model.image_tokens(inputs.images[slot.index]) for slot in media if slot.kind == "image"]
         videos = [model.video_tokens(inputs.videos[slot.index]) for slot in media if slot.kind == "video"]
         raise BudgetError(
             f"{len(images)} images of {sum(images)} tokens, {len(videos)} videos of {sum(videos)} and "
-            f"{count - sum(images) - sum(videos)} of text, with {sampling.max_new_tokens} for the answer, make "
-            f"{count + sampling.max_new_tokens} > {limit}: lower max_tiles, the number of frames or max_new_tokens"
+            f"{count - sum(images) - sum(videos)} of text, with {longest} for the answer, make "
+            f"{count + longest} > {limit}: lower max_tiles, the number of frames or max_new_tokens"
         )
-    return counts
+    return counts, longest

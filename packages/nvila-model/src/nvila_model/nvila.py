@@ -10,7 +10,7 @@ that keeps its protocol.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 import torch
@@ -252,14 +252,14 @@ class NVILA(nn.Module):
         Args:
             messages: chat messages of content parts, such as
                 ``[{"role": "user", "content": [Image("receipt.png"), "What is the total?"]}]``.
-            sampling: how answers are drawn; by default greedy, at most as long as the context leaves room for.
+            sampling: how answers are drawn; greedy by default.
 
         Returns: an ``Answer``; a list of them for a list of conversations.
         Raises: MediaError for a picture or clip that cannot be read, BudgetError if prompt and answer are too long.
         """
         processor = self.needed_processor()
         inputs = processor(messages)
-        answers = generate(self, inputs, sampling or self.greedy(inputs), eos_ids=processor.tokenizer.eos_ids)
+        answers = generate(self, inputs, sampling or Sampling(), eos_ids=processor.tokenizer.eos_ids)
         return answers[0] if messages and isinstance(messages[0], Mapping) else answers
 
     def stream(self, messages: Conversation, sampling: Sampling | None = None) -> Stream:
@@ -269,13 +269,7 @@ class NVILA(nn.Module):
         """
         processor = self.needed_processor()
         inputs = processor(messages)
-        return Stream(self, inputs, sampling or self.greedy(inputs), eos_ids=processor.tokenizer.eos_ids)
-
-    def greedy(self, inputs: ModelInputs) -> Sampling:
-        """Greedy answers of the usual length, or of what the context leaves."""
-        room = self.context_length - max(inputs.token_counts(self.image_tokens, self.video_tokens))
-        usual = Sampling()
-        return replace(usual, max_new_tokens=max(1, min(usual.max_new_tokens, room)))
+        return Stream(self, inputs, sampling or Sampling(), eos_ids=processor.tokenizer.eos_ids)
 
     def needed_processor(self) -> Processor:
         if self.processor is None:

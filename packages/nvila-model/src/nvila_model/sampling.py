@@ -13,7 +13,7 @@ class Sampling:
     """How an answer is drawn. The default is greedy: always the best token.
 
     Args:
-        max_new_tokens: the answer is cut after this many tokens.
+        max_new_tokens: the answer is cut after this many tokens; None: after 512, or what the context leaves.
         temperature: 0 is greedy; 1 draws from the model's own distribution.
         top_k: draw from the best ``top_k`` tokens only; 0 from all.
         top_p: draw from the smallest set of tokens whose probabilities sum to at least ``top_p``.
@@ -25,7 +25,7 @@ class Sampling:
     Raises: ValueError for a number out of its range.
     """
 
-    max_new_tokens: int = 512
+    max_new_tokens: int | None = None
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
@@ -35,12 +35,12 @@ class Sampling:
 
     def __post_init__(self) -> None:
         limits = {
-            "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
+            "max_new_tokens": (self.max_new_tokens is None or self.max_new_tokens >= 1, "at least 1"),
             "temperature": (self.temperature >= 0, "0 (greedy) or more"),
             "top_k": (self.top_k >= 0, "0 (all tokens) or more"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
-            "stop": (all(self.stop), "strings that are not empty"),
+            "stop": (not isinstance(self.stop, str) and all(self.stop), "a tuple of strings that are not empty"),
         }
         for name, (fine, allowed) in limits.items():
             if not fine:

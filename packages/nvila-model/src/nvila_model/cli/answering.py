@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from nvila_model.cli.progress import Stopwatch
@@ -12,7 +12,6 @@ from nvila_model.generate import Stream
 from nvila_model.sampling import Sampling
 
 if TYPE_CHECKING:
-    from nvila_model.inputs import ModelInputs
     from nvila_model.nvila import NVILA
     from nvila_model.processor import Conversation
 
@@ -67,14 +66,12 @@ def tell(
     messages: Conversation,
     sampling: Sampling,
     *,
-    fit: bool = False,
     watch: Stopwatch,
     show: Callable[[str], object] | None = None,
 ) -> Told:
     """Answer one conversation. An interruption while it is being written ends the answer there.
 
     Args:
-        fit: shorten the longest answer to what the context leaves, instead of refusing.
         watch: stages are added to it.
         show: takes each piece of text as soon as it is certain; the pieces join to the answer.
 
@@ -83,8 +80,6 @@ def tell(
     processor = model.needed_processor()
     with watch.stage("tile", "cutting tiles"):
         inputs = processor(messages)
-    if fit:
-        sampling = fitted(model, inputs, sampling)
     with watch.stage("encode", "looking"):
         stream = Stream(model, inputs, sampling, eos_ids=processor.tokenizer.eos_ids)
     with watch.stage("prefill", "reading the prompt"):
@@ -108,12 +103,6 @@ def tell(
         new_tokens=len(answer.ids),
         seconds=watch.seconds,
     )
-
-
-def fitted(model: NVILA, inputs: ModelInputs, sampling: Sampling) -> Sampling:
-    """The same, with at most as many new tokens as the context has left; one if it has none left."""
-    (taken,) = inputs.token_counts(model.image_tokens, model.video_tokens)
-    return replace(sampling, max_new_tokens=max(1, min(sampling.max_new_tokens, model.context_length - taken)))
 
 
 def aloud(piece: str) -> None:

@@ -69,7 +69,7 @@ def ask(
     from nvila_model.cli.answering import aloud, tell
 
     messages = [{"role": "user", "content": [*media, question]}]
-    told = tell(loaded, messages, drawing, fit=max_new_tokens is None, watch=watch, show=None if as_json else aloud)
+    told = tell(loaded, messages, drawing, watch=watch, show=None if as_json else aloud)
     named = {"model": source.name} | ({"adapter": adapter} if adapter else {})
     typer.echo(json.dumps(told.to_dict() | named, ensure_ascii=False) if as_json else "")
     if model is None:

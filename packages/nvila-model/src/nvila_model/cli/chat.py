@@ -70,7 +70,7 @@ def chat(
     loaded = source.open(watch)
     if model is None:
         say(NANO)
-    talk = Talk(model=loaded, sampling=drawing, fit=max_new_tokens is None, video=video, pending=list(media))
+    talk = Talk(model=loaded, sampling=drawing, video=video, pending=list(media))
     failed = False
     for line in typed():
         if line == "/quit":
@@ -92,14 +92,12 @@ class Talk:
     """A conversation in progress.
 
     Attributes:
-        fit: shorten the longest answer to what the context leaves.
         messages: all turns so far; empty at the start and after ``/reset``.
         pending: media that the next question will show.
     """
 
     model: NVILA
     sampling: Sampling
-    fit: bool
     video: VideoOptions
     messages: list[dict[str, Any]] = field(default_factory=list)
     pending: list[Any] = field(default_factory=list)
@@ -132,7 +130,7 @@ class Talk:
         from nvila_model.cli.answering import aloud, tell
 
         turn = {"role": "user", "content": [*self.pending, text]}
-        told = tell(self.model, [*self.messages, turn], self.sampling, fit=self.fit, watch=Stopwatch(), show=aloud)
+        told = tell(self.model, [*self.messages, turn], self.sampling, watch=Stopwatch(), show=aloud)
         typer.echo()
         say(told.summary)
         self.messages += [turn, {"role": "assistant", "content": told.text}]

@@ -190,13 +190,11 @@ def available(name: str) -> torch.device:
     return device
 
 
-def sampling(*, max_new_tokens: int | None, **options: Any) -> Sampling:
+def sampling(**options: Any) -> Sampling:
     """How answers are drawn. Raises: CommandError for a number out of its range."""
     from nvila_model.sampling import Sampling
 
     try:
-        if max_new_tokens is not None:
-            options["max_new_tokens"] = max_new_tokens
         return Sampling(**options)
     except ValueError as error:
         raise CommandError(str(error)) from None
