@@ -1,13 +1,13 @@
 """What becomes of small steps: a language model from nothing with weights in float32, and in bfloat16 two ways.
 
-    uv run python benchmarks/bench_weights.py [STEPS]   # five minutes on one core with the default of 150
+    uv run python benchmarks/bench_weights.py [STEPS]   # three minutes on one core with the default of 150
 
 The `written` stage of nano (scenes that are written out, four a step) with products in bfloat16 in all three runs, the
 same batches and rates: weights in float32 by torch's fused AdamW, in bfloat16 by torch's AdamW, which rounds to the
 nearest number, and in bfloat16 rounded at random, as ``weights = "bf16"`` does. Then one optimizer step on 16 million
 weights, the best of five, the ways taken in turn.
 
-Expect the loss of random rounding near that of float32, and that of plain rounding above both; the bytes are counted.
+Expect losses of 2.83, 2.97 and 2.83, and steps of the optimizer that take 1x, 1.2x and 11x (one core of an EPYC server).
 """
 
 import sys
