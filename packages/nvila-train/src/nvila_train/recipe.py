@@ -7,12 +7,10 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from nvila_model.config import EncoderConfig, NVILAConfig
+from nvila_model.config import NVILAConfig
 from nvila_model.presets import list_models
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -25,6 +23,7 @@ from pydantic import (
 from nvila_train.data.conversations import check_together
 from nvila_train.data.source import DataSource
 from nvila_train.playground import KINDS
+from nvila_train.sizes import LanguageSize, ModelSize, Strict, VisionSize, described
 from nvila_train.trainer.blocks import Recompute
 from nvila_train.trainer.device import DeviceName
 from nvila_train.trainer.parallel import Parallel
@@ -42,46 +41,6 @@ class RecipeError(ValueError):
 def named(value: Any) -> Any:
     """A precision by its name alone."""
     return {"name": value} if isinstance(value, str) else value
-
-
-class Strict(BaseModel):
-    """A table of a recipe: no unknown fields, no changes afterwards."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class VisionSize(Strict):
-    """``[vision]``: a SigLIP tower of which every layer is used."""
-
-    tile: PositiveInt
-    patch: PositiveInt
-    width: PositiveInt
-    layers: PositiveInt
-    heads: PositiveInt
-    mlp_width: PositiveInt
-
-
-class LanguageSize(Strict):
-    """``[llm]``: a Qwen2 with tied embeddings."""
-
-    vocabulary: Annotated[int, Field(ge=256)]
-    width: PositiveInt
-    layers: PositiveInt
-    heads: PositiveInt
-    kv_heads: PositiveInt
-    mlp_width: PositiveInt
-    context: PositiveInt
-    rope_theta: PositiveFloat = 10_000.0
-
-
-class ModelSize(Strict):
-    """``[model]``: how the parts are put together."""
-
-    scales: tuple[PositiveInt, ...]
-    max_tiles: PositiveInt
-    projector: str
-    frames: PositiveInt
-    pool: tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
 class Tune(Strict):
@@ -297,60 +256,4 @@ class Recipe(Strict):
         llm, vision, model = self.llm, self.vision, self.model
         if llm is None or vision is None or model is None:
             raise RecipeError(f"recipe {self.name} begins with {self.init}, whose description is its own")
-        return NVILAConfig.model_validate(
-            {
-                "architectures": ["LlavaLlamaModel"],
-                "model_type": "llava_llama",
-                "llm": {
-                    "architectures": ["Qwen2ForCausalLM"],
-                    "model_type": "qwen2",
-                    "vocab_size": rows,
-                    "hidden_size": llm.width,
-                    "intermediate_size": llm.mlp_width,
-                    "num_hidden_layers": llm.layers,
-                    "num_attention_heads": llm.heads,
-                    "num_key_value_heads": llm.kv_heads,
-                    "max_position_embeddings": llm.context,
-                    "model_max_length": llm.context,
-                    "rms_norm_eps": 1e-6,
-                    "rope_theta": llm.rope_theta,
-                    "tie_word_embeddings": True,
-                    "hidden_act": "silu",
-                },
-                "vision": {
-                    "architectures": ["SiglipVisionModel"],
-                    "model_type": "siglip_vision_model",
-                    "hidden_size": vision.width,
-                    "intermediate_size": vision.mlp_width,
-                    "num_hidden_layers": vision.layers,
-                    "num_attention_heads": vision.heads,
-                    "image_size": vision.tile,
-                    "patch_size": vision.patch,
-                    "layer_norm_eps": 1e-6,
-                    "hidden_act": "gelu_pytorch_tanh",
-                    "num_channels": 3,
-                    "vision_use_head": False,
-                },
-                "projector": {
-                    "architectures": ["MultimodalProjector"],
-                    "model_type": "v2l_projector",
-                    "mm_projector_type": model.projector,
-                },
-                "hidden_size": llm.width,
-                "mm_hidden_size": vision.width * len(model.scales),
-                "image_aspect_ratio": "dynamic_s2",
-                "dynamic_s2": True,
-                "s2_scales": ",".join(str(scale) for scale in model.scales),
-                "s2_max_split_size": model.scales[0],
-                "s2_resize_output_to_scale_idx": -1,
-                "min_tiles": 1,
-                "max_tiles": model.max_tiles,
-                "num_video_frames": model.frames,
-                "video_encoder": EncoderConfig(
-                    _target_="llava.model.encoders.TSPVideoEncoder", pool_sizes=[model.pool]
-                ),
-                "mm_vision_select_layer": -1,
-                "mm_vision_select_feature": "cls_patch",
-                "model_dtype": "torch.float16",
-            }
-        )
+        return described(model, vision, llm, rows=rows)
