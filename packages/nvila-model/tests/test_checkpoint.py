@@ -144,6 +144,74 @@ WRONG = {
         r"rope_scaling 'yarn' is not supported",
     ),
     "scales": (lambda f: edit(f / "config.json", s2_scales="14,28"), r"must begin with the tower's size 28"),
+    "scales that are no numbers": (
+        lambda f: edit(f / "config.json", s2_scales="a,b"),
+        r"config\.json: s2_scales 'a,b' are not sides in pixels",
+    ),
+    "too many tiles are few": (
+        lambda f: edit(f / "config.json", max_tiles=1),
+        r"no model can be built from .*config\.json and its parts: max_tiles 1 is below 9",
+    ),
+    "no frames": (lambda f: edit(f / "config.json", num_video_frames=0), r"config\.json: num_video_frames: .* 1$"),
+    "number format": (lambda f: edit(f / "config.json", model_dtype="torch.int4"), r"config\.json: model_dtype"),
+    "layer that is not there": (
+        lambda f: edit(f / "config.json", mm_vision_select_layer=-9),
+        r"mm_vision_select_layer -9 is none of the tower's 3 layers: expected -3 to -1",
+    ),
+    "pool of no frames": (
+        lambda f: edit(f / "config.json", video_encoder={"_target_": "x.TSPVideoEncoder", "pool_sizes": [[0, 1, 1]]}),
+        r"config\.json: video_encoder\.pool_sizes\.0\.0",
+    ),
+    "heads": (
+        lambda f: edit(f / "llm/config.json", num_attention_heads=3),
+        r"llm/config\.json: num_attention_heads 3 must be a multiple of num_key_value_heads 2",
+    ),
+    "heads of the tower": (
+        lambda f: edit(f / "vision_tower/config.json", num_attention_heads=7),
+        r"vision_tower/config\.json: num_attention_heads 7 must divide hidden_size 24",
+    ),
+    "another activation": (lambda f: edit(f / "llm/config.json", hidden_act="relu"), r"llm/config\.json: hidden_act"),
+    "rope without factor": (
+        lambda f: edit(f / "llm/config.json", rope_scaling={"type": "linear"}),
+        r"llm/config\.json: the factor of a linear rope_scaling is None",
+    ),
+    "index that is a list": (
+        lambda f: (f / "llm" / INDEX).write_text('{"weight_map": []}'),
+        r"model\.safetensors\.index\.json has no weight_map",
+    ),
+    "index that leads away": (
+        lambda f: (f / "llm" / INDEX).write_text('{"weight_map": {"a": "../model.safetensors"}}'),
+        r"model\.safetensors\.index\.json has no weight_map from tensors to files beside it",
+    ),
+    "added tokens that are a list": (
+        lambda f: (f / "llm/added_tokens.json").write_text("[]"),
+        r"added_tokens\.json holds a list: expected a JSON object",
+    ),
+    "added tokens without numbers": (
+        lambda f: (f / "llm/added_tokens.json").write_text('{"<new>": "a"}'),
+        r"added_tokens\.json gives '<new>' the id 'a': expected a number",
+    ),
+    "flags of added tokens": (
+        lambda f: edit(f / "llm/tokenizer_config.json", added_tokens_decoder={"5": {}}),
+        r"tokenizer_config\.json: added_tokens_decoder must map ids to tokens",
+    ),
+    "end token": (lambda f: edit(f / "llm/tokenizer_config.json", eos_token=5), r"eos_token is 5, which is not in"),
+    "template that is no text": (
+        lambda f: edit(f / "llm/tokenizer_config.json", chat_template=5),
+        r"the chat template is not valid jinja",
+    ),
+    "templates without text": (
+        lambda f: edit(f / "llm/tokenizer_config.json", chat_template=[{"name": "default"}]),
+        r"each of several chat templates needs a name and a template",
+    ),
+    "merges that are no text": (
+        lambda f: ((f / "llm/tokenizer.json").unlink(), (f / "llm/merges.txt").write_bytes(b"\xff\xfe")),
+        r"merges\.txt is not text",
+    ),
+    "vocabulary that is a list": (
+        lambda f: ((f / "llm/tokenizer.json").unlink(), (f / "llm/vocab.json").write_text("[]")),
+        r"vocab\.json holds a list: expected a JSON object",
+    ),
     "plain S2": (lambda f: edit(f / "config.json", s2=True, dynamic_s2=False), r"s2 without dynamic_s2"),
 }
 
@@ -155,6 +223,7 @@ def test_a_broken_folder_is_refused_in_one_sentence(saved: Path, fault: str):
     with pytest.raises(ValueError, match=said) as caught:
         NVILA.from_pretrained(saved)
     assert "\n" not in str(caught.value)
+    assert type(caught.value).__module__.startswith("nvila_model"), "an error of ours, which commands show as one line"
 
 
 def test_a_model_put_together_by_hand_is_not_saved_without_its_description(make_model, tmp_path: Path):

@@ -12,7 +12,7 @@ import json
 from math import ceil
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 
 class ConfigError(ValueError):
@@ -43,7 +43,8 @@ class LLMConfig(Section):
     max_position_embeddings: int = 32768
     model_max_length: int | None = None
     rms_norm_eps: float = 1e-6
-    rope_theta: float = 1e6
+    rope_theta: float = Field(default=1e6, gt=0)
+    hidden_act: Literal["silu"] = "silu"
     rope_scaling: dict[str, Any] | None = None
     tie_word_embeddings: bool = False
     use_sliding_window: bool = False
@@ -54,6 +55,14 @@ class LLMConfig(Section):
             raise ValueError("use_sliding_window is true: sliding-window attention is not supported")
         if self.rope_scaling and self.rope_scaling_type not in ("linear", "default"):
             raise ValueError(f"rope_scaling {self.rope_scaling_type!r} is not supported: only 'linear' is")
+        factor = (self.rope_scaling or {}).get("factor")
+        if self.rope_scaling_type == "linear" and not isinstance(factor, int | float):
+            raise ValueError(f"the factor of a linear rope_scaling is {factor!r}: expected a number")
+        if self.num_attention_heads % self.num_key_value_heads or self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} must be a multiple of num_key_value_heads "
+                f"{self.num_key_value_heads} and divide hidden_size {self.hidden_size}"
+            )
         return self
 
     @property
@@ -99,6 +108,14 @@ class VisionConfig(Section):
     layer_norm_eps: float = 1e-6
     hidden_act: Literal["gelu_pytorch_tanh"] = "gelu_pytorch_tanh"
 
+    @model_validator(mode="after")
+    def whole_heads(self) -> VisionConfig:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} must divide hidden_size {self.hidden_size}"
+            )
+        return self
+
 
 class ProjectorConfig(Section):
     """``mm_projector/config.json``."""
@@ -119,7 +136,7 @@ class EncoderConfig(Section):
     start_tokens: str | None = None
     end_tokens: str | None = "\n"
     sep_tokens: str | None = None
-    pool_sizes: list[tuple[int, int, int]] | None = None
+    pool_sizes: list[tuple[PositiveInt, PositiveInt, PositiveInt]] | None = None
 
     @model_validator(mode="after")
     def known(self) -> EncoderConfig:
@@ -157,16 +174,16 @@ class NVILAConfig(Section):
     s2_resize_output_to_scale_idx: int = -1
     min_tiles: int = 1
     max_tiles: int = 12
-    video_max_tiles: int = 1
-    num_video_frames: int = 8
-    fps: float = 0.0
+    video_max_tiles: int = Field(default=1, ge=1)
+    num_video_frames: int = Field(default=8, ge=1)
+    fps: float = Field(default=0.0, ge=0)
     image_encoder: EncoderConfig = Field(default_factory=EncoderConfig)
     video_encoder: EncoderConfig = Field(default_factory=lambda: EncoderConfig(_target_="BasicVideoEncoder"))
     mm_vision_select_layer: int = -2
     mm_vision_select_feature: Literal["cls_patch", "patch"] = "cls_patch"
     vision_resolution: int = -1
     chat_template: str | None = None
-    model_dtype: str = "torch.bfloat16"
+    model_dtype: str = Field(default="torch.bfloat16", pattern=r"^(torch\.)?(float32|bfloat16|float16)$")
     num_time_tokens: int = 0
     time_token_format: str = "<t{t}>"
     time_token_ids: list[int] = Field(default_factory=list)
@@ -186,6 +203,14 @@ class NVILAConfig(Section):
             raise ValueError(
                 f"vision_resolution {self.vision_resolution} is not supported: the tower has {self.vision.image_size}"
             )
+        layers = self.vision.num_hidden_layers
+        if not -layers <= self.mm_vision_select_layer <= -1:
+            raise ValueError(
+                f"mm_vision_select_layer {self.mm_vision_select_layer} is none of the tower's {layers} layers: "
+                f"expected -{layers} to -1"
+            )
+        if self.dynamic_s2 and not all(scale.strip().isdigit() for scale in self.s2_scales.split(",")):
+            raise ValueError(f"s2_scales {self.s2_scales!r} are not sides in pixels: expected such as '448,896,1344'")
         if self.dynamic_s2 and self.scales[0] != self.vision.image_size:
             raise ValueError(f"s2_scales {self.s2_scales!r} must begin with the tower's size {self.vision.image_size}")
         return self

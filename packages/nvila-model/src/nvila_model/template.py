@@ -49,7 +49,7 @@ class ChatTemplate:
         self.variables = dict(variables or {})
         try:
             self._template = _environment().from_string(self.source)
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, TypeError) as error:  # a template that is no text
             raise TemplateError(f"the chat template is not valid jinja: {error}") from None
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False) -> str:

@@ -177,7 +177,7 @@ class Tokenizer:
 
     def _find_named(self, name: str) -> str | None:
         text = token_text(self.settings.get(name)) or token_text(self.special_map.get(name))
-        if text is not None and self._backend.token_to_id(text) is None:
+        if text is not None and (not isinstance(text, str) or self._backend.token_to_id(text) is None):
             raise TokenizerError(f"{name} is {text!r}, which is not in the vocabulary")
         return text
 
@@ -196,6 +196,9 @@ def _with_template_file(folder: Path, settings: Mapping[str, Any]) -> dict[str, 
         settings["chat_template"] = read_json(folder / "chat_template.json").get("chat_template")
     several: Any = settings.get("chat_template")
     if isinstance(several, list):
-        named = {entry["name"]: entry["template"] for entry in several}
+        try:
+            named = {entry["name"]: entry["template"] for entry in several}
+        except (KeyError, TypeError):
+            raise TokenizerError(f"{folder}: each of several chat templates needs a name and a template") from None
         settings["chat_template"] = named.get("default")
     return settings

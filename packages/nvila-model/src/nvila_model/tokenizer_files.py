@@ -36,14 +36,22 @@ def read_json(path: Path) -> Any:
         raise TokenizerError(f"{path} is not readable JSON: {error}") from None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises TokenizerError naming the file."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise TokenizerError(f"{path} holds a {type(content).__name__}: expected a JSON object")
+    return content
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON as checkpoints carry it: UTF-8, two blanks, a newline at the end."""
     path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def read_optional(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where there is no such file."""
-    return read_json(path) if path.is_file() else {}
+    """A JSON object, empty where there is no such file. Raises TokenizerError naming the file."""
+    return read_object(path) if path.is_file() else {}
 
 
 def read_backend(folder: Path, settings: Mapping[str, Any], special_map: Mapping[str, Any]) -> Backend:
@@ -105,10 +113,10 @@ def _from_tokenizer_json(path: Path) -> Backend:
 
 
 def _from_vocabulary(folder: Path) -> Backend:
-    merges = _read_merges(folder / "merges.txt")
+    vocabulary, merges = read_object(folder / "vocab.json"), _read_merges(folder / "merges.txt")
     try:
         model = models.BPE(
-            vocab=read_json(folder / "vocab.json"),
+            vocab=vocabulary,
             merges=merges,
             continuing_subword_prefix="",
             end_of_word_suffix="",
@@ -129,7 +137,10 @@ def _from_vocabulary(folder: Path) -> Backend:
 
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:
-    lines = path.read_text(encoding="utf-8").split("\n")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{path} is not text: {error}") from None
     if lines and lines[0].startswith("#version"):
         lines = lines[1:]
     pairs = [tuple(line.split(" ")) for line in lines if line]
@@ -141,19 +152,25 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
 def _declared(folder: Path, settings: Mapping[str, Any], special_map: Mapping[str, Any]) -> dict[int, AddedToken]:
     """Added tokens by id: flags of ``tokenizer_config.json`` first, else bare ``added_tokens.json``."""
     flagged = settings.get("added_tokens_decoder", {})
-    declared = {
-        int(index): AddedToken(
-            flags["content"],
-            special=bool(flags.get("special", False)),
-            **{flag: bool(flags[flag]) for flag in _FLAGS if flag in flags},
-        )
-        for index, flags in flagged.items()
-    }
+    try:
+        declared = {
+            int(index): AddedToken(
+                flags["content"],
+                special=bool(flags.get("special", False)),
+                **{flag: bool(flags[flag]) for flag in _FLAGS if flag in flags},
+            )
+            for index, flags in flagged.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError):
+        file = folder / "tokenizer_config.json"
+        raise TokenizerError(f"{file}: added_tokens_decoder must map ids to tokens with their content") from None
     special = _special_texts(settings) | _special_texts(special_map)
     for text, index in read_optional(folder / "added_tokens.json").items():
+        if not isinstance(index, int):
+            raise TokenizerError(f"{folder / 'added_tokens.json'} gives {text!r} the id {index!r}: expected a number")
         is_special = text in special or (text.startswith("<|") and text.endswith("|>"))
         token = AddedToken(text, special=is_special, normalized=not is_special)
-        declared.setdefault(int(index), token)
+        declared.setdefault(index, token)
     return declared
 
 

@@ -55,7 +55,7 @@ class TensorFolder(Mapping[str, Tensor]):
 
     def _find(self) -> Iterator[tuple[str, str]]:
         if (self.folder / INDEX).is_file():
-            places = read_json(self.folder / INDEX).get("weight_map", {})
+            places = self._read_index()
             for file in sorted(set(places.values())):
                 present = set(self._open(file).keys())
                 missing = sorted(name for name, where in places.items() if where == file and name not in present)
@@ -64,6 +64,16 @@ class TensorFolder(Mapping[str, Tensor]):
             yield from places.items()
         else:
             yield from ((name, ONE_FILE) for name in self._open(ONE_FILE).keys())  # noqa: SIM118
+
+    def _read_index(self) -> dict[str, str]:
+        """The file of every tensor. One outside of the folder is refused: an index may come from anywhere."""
+        places = read_json(self.folder / INDEX).get("weight_map")
+        beside = isinstance(places, dict) and all(isinstance(f, str) and Path(f).name == f for f in places.values())
+        if not isinstance(places, dict) or not beside:
+            raise CheckpointError(
+                f"{self.folder / INDEX} has no weight_map from tensors to files beside it: fetch the file again"
+            )
+        return places
 
     def _open(self, file: str) -> Any:
         if file not in self._files:

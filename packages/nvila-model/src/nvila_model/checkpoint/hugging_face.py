@@ -48,7 +48,7 @@ def original_fields(root: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "llm": root["text_config"],
         "vision": root["vision_config"],
         "projector": {"mm_projector_type": PROJECTORS[kind]},
-        "model_dtype": f"torch.{root.get('dtype', root.get('torch_dtype', 'bfloat16'))}",
+        "model_dtype": f"torch.{root.get('dtype') or root.get('torch_dtype') or 'bfloat16'}",
         **tiling,
     }
 

@@ -63,4 +63,5 @@ def validated(fields: Mapping[str, Any], folder: Path) -> NVILAConfig:
         nested = where and where[0] in PARTS and (folder / PARTS[where[0]]).is_dir()
         file = folder / PARTS[where.pop(0)] / "config.json" if nested else folder / "config.json"
         field = ".".join(where)
-        raise CheckpointError(f"{file}: {field + ': ' if field else ''}{first['msg']}") from None
+        said = first.get("ctx", {}).get("error", first["msg"])  # pydantic puts "Value error, " before our own words
+        raise CheckpointError(f"{file}: {field + ': ' if field else ''}{said}") from None

@@ -63,8 +63,13 @@ def load(
     found = open_checkpoint(folder, config_overrides)
     config = found.config.model_copy(update={"llm": found.config.llm.for_length(model_max_length)})
     tokenizer = Tokenizer.from_folder(found.tokenizer, chat_template=config.chat_template)
-    with torch.device("meta"):
-        model = assemble(config, tokenizer, parity=parity)
+    try:
+        with torch.device("meta"):
+            model = assemble(config, tokenizer, parity=parity)
+    except ValueError as error:
+        if config_overrides:  # the caller's own numbers may be at fault
+            raise
+        raise CheckpointError(f"no model can be built from {folder / 'config.json'} and its parts: {error}") from None
     device = torch.device(device)
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else stored_dtype(config)
