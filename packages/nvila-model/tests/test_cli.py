@@ -145,11 +145,28 @@ def test_folder_of_frames_is_a_video(tiny: str, frames: Path) -> None:
     assert two < four
 
 
-def test_animated_gif_is_a_video(tmp_path: Path, tiny: str) -> None:
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_an_animation_is_a_video(tmp_path: Path, tiny: str, suffix: str) -> None:
     pictures = [Image.new("RGB", (40, 30), (shade, shade, 0)) for shade in (0, 90, 180, 250)]
-    pictures[0].save(tmp_path / "moving.gif", save_all=True, append_images=pictures[1:], duration=100)
-    seen = json.loads(nvila("inspect", tmp_path / "moving.gif", "--model", tiny, "--json").stdout)
+    path = tmp_path / f"moving.{suffix}"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=100)
+    seen = json.loads(nvila("inspect", path, "--model", tiny, "--json").stdout)
     assert (seen["kind"], seen["frames"]) == ("video", 4)
+
+
+def test_pages_that_are_not_looked_at_are_named(tmp_path: Path, tiny: str) -> None:
+    pages = [Image.new("L", (40, 30), shade) for shade in (0, 90, 180)]
+    pages[0].save(tmp_path / "scan.tif", save_all=True, append_images=pages[1:])
+    result = nvila("ask", tmp_path / "scan.tif", "What?", "--model", tiny)
+    assert result.exit_code == 0
+    assert "scan.tif has 3 pages: the first is used" in result.stderr
+
+
+def test_frames_without_a_clock_have_numbers(tiny: str, frames: Path) -> None:
+    seen = json.loads(nvila("inspect", frames, "--model", tiny, "--json", "--frames", "2").stdout)
+    assert "timestamps" not in seen
+    assert seen["frame_numbers"] == [0, len(list(frames.iterdir())) - 1]
+    assert "2 at number 0, number " in nvila("inspect", frames, "--model", tiny, "--frames", "2").stdout
 
 
 def test_max_tiles(tiny: str, picture: Path) -> None:

@@ -126,6 +126,8 @@ def test_memory_of_weights_is_that_of_the_parameters(model: NVILA) -> None:
     memory = estimate_memory(model, weights="bfloat16")
     assert memory.weights == 2 * parameters(model)
     assert estimate_memory(model, weights="float32").weights == 4 * parameters(model)
+    with pytest.raises(ValueError, match="weights 'int3' are not known: choose one of float32"):
+        estimate_memory(model, weights="int3")
     assert memory.total == memory.weights + memory.cache + memory.activations
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import torch
 from nvila_compress import SpatioTemporalPool
@@ -150,7 +150,11 @@ def estimate_memory(
             bits, with one float32 scale a row.
         tokens: positions of prompt and answer; by default the whole context.
         batch: conversations at once.
+
+    Raises: ValueError for weights of another name, PresetError for a preset that is not there.
     """
+    if weights not in get_args(Weights):
+        raise ValueError(f"weights {weights!r} are not known: choose one of {', '.join(get_args(Weights))}")
     model = outlined(model)
     assert model.config is not None
     config = model.config.llm

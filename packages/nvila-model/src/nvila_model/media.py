@@ -131,7 +131,7 @@ class Video:
         """
         failed = [] if failed is None else failed
         num_frames = self.num_frames or num_frames
-        if self._is_encoded():
+        if self.has_clock:
             fps = fps if self.fps is None else self.fps
             frames = self._sample_file(num_frames, fps, cut_at_limit)
         elif self.fps:
@@ -152,7 +152,9 @@ class Video:
         """What messages call the video."""
         return str(self.source) if isinstance(self.source, (str, Path)) else "the video"
 
-    def _is_encoded(self) -> bool:
+    @property
+    def has_clock(self) -> bool:
+        """Whether its frames appear at known seconds; only encoded videos say so."""
         if isinstance(self.source, (bytes, bytearray, memoryview)) or is_address(self.source):
             return True
         return isinstance(self.source, (str, Path)) and not Path(self.source).is_dir()

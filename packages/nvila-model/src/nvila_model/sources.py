@@ -55,7 +55,8 @@ def read_source(source: Any, *, kind: str) -> tuple[bytes, str]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source), f"the {kind} given as bytes"
     if not isinstance(source, (str, Path)):
-        raise MediaError(f"cannot take a {kind} from {type(source).__name__}: pass a path, an address or bytes")
+        article = "an" if kind == "image" else "a"
+        raise MediaError(f"cannot take {article} {kind} from {type(source).__name__}: pass a path, an address or bytes")
     if is_address(source):
         return fetch(str(source)), str(source)
     path = Path(source)

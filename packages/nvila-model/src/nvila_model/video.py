@@ -141,7 +141,7 @@ class VideoFile:
         if missing > max(0.05 * duration, 2 / (self.rate or 1)):
             of = f"{readable} of {announced} frames" if announced else f"{duration - missing:.1f} of {duration:.1f} s"
             raise MediaError(
-                f"{self.name} is cut short: {of} can be read; pass Video(..., allow_truncated=True) to use those"
+                f"{self.name} is cut short: {of} can be read; allow_truncated=True (--allow-truncated) uses those"
             )
 
     def _key_before(self, index: int) -> int:

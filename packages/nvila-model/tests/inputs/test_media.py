@@ -85,7 +85,7 @@ def test_a_bad_file_is_refused_in_one_sentence(tmp_path: Path, content: bytes, m
     ("source", "message"),
     [
         ("no/such/picture.png", "no file at no/such/picture.png"),
-        (3.5, "cannot take a image from float|cannot take an image from float"),
+        (3.5, "cannot take an image from float"),
         (np.zeros((4, 4, 3), np.float32), r"must be uint8 \[h, w, 3\].*, not float32 \[4, 4, 3\]"),
         (np.zeros((4, 4, 2), np.uint8), r"not uint8 \[4, 4, 2\]"),
         (np.zeros((0, 4, 3), np.uint8), r"not uint8 \[0, 4, 3\]"),

@@ -204,6 +204,8 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, container: str, cod
 
 def test_what_is_left_of_a_cut_file_can_be_asked_for() -> None:
     data = clip("avi", "mjpeg")
+    with pytest.raises(MediaError, match=r"can be read; allow_truncated=True \(--allow-truncated\) uses those"):
+        Video(data[: len(data) * 2 // 3]).load()
     frames = Video(data[: len(data) * 2 // 3], allow_truncated=True).load(num_frames=4)
     found = [number_of(frame) for frame in frames.frames]
     assert found[0] == 0

@@ -88,9 +88,12 @@ def show(report: dict[str, Any]) -> None:
     facts.add_row("model", report["model"])
     facts.add_row("size", f"{width} x {height}")
     if "frames" in report:
-        moments = ", ".join(f"{moment:.2f}" for moment in report["timestamps"][:8])
-        more = ", ..." if len(report["timestamps"]) > 8 else ""
-        facts.add_row("frames", f"{report['frames']} at {moments}{more} s")
+        if "timestamps" in report:
+            moments, unit = [f"{moment:.2f}" for moment in report["timestamps"]], " s"
+        else:
+            moments, unit = [f"number {number}" for number in report["frame_numbers"]], ""
+        more = ", ..." if len(moments) > 8 else ""
+        facts.add_row("frames", f"{report['frames']} at {', '.join(moments[:8])}{more}{unit}")
     grids = ", ".join(f"{rows} x {columns}" for rows, columns in report["grids"])
     order = ", smallest scale first" if len(report["grids"]) > 1 else ""
     thumbnail = " and a thumbnail" if report["thumbnail"] else ""

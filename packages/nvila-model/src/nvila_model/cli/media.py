@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import glob
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from mimetypes import guess_type
 from pathlib import Path
 from typing import Literal
 
+from PIL import Image as PILImage
+from PIL import ImageSequence
+
 from nvila_model.cli.ending import CommandError
 from nvila_model.media import Image, Video
-from nvila_model.sources import fetch, is_address, open_image
+from nvila_model.sources import MediaWarning, decoded, fetch, is_address, open_image
 
 IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\1\0", b"P5\n", b"P6\n")
 VIDEO_STARTS = (b"\x1a\x45\xdf\xa3", b"OggS", b"FLV", b"\0\0\1\xba", b"\0\0\1\xb3", b"\x30\x26\xb2\x75")
@@ -91,12 +95,24 @@ def kind_of(start: bytes, name: str) -> Literal["image", "video"]:
 def still(data: bytes, name: str, options: VideoOptions) -> Image | Video:
     """A decoded image; a video if it is an animation."""
     image = open_image(data, name)
-    if getattr(image, "n_frames", 1) > 1 and image.format == "GIF":
+    if getattr(image, "n_frames", 1) < 2:
+        return Image(image)
+    if image.format == "GIF":
         return opened(video(data, options))
+    if image.format in ("WEBP", "PNG", "AVIF"):  # FFmpeg reads them as stills, or not at all
+        return opened(video(pictures(image, name), options))
+    if image.format == "TIFF":  # further pictures in a JPEG are previews
+        pages = getattr(image, "n_frames", 1)
+        warnings.warn(f"{name} has {pages} pages: the first is used; save others on their own", MediaWarning, 2)
     return Image(image)
 
 
-def video(source: Path | bytes, options: VideoOptions) -> Video:
+def pictures(image: PILImage.Image, name: str) -> list[PILImage.Image]:
+    """The frames of an animation. Raises: MediaError if one does not decode."""
+    return [decoded(frame.copy(), name) for frame in ImageSequence.Iterator(image)]
+
+
+def video(source: Path | bytes | list[PILImage.Image], options: VideoOptions) -> Video:
     return Video(source, num_frames=options.frames, fps=options.fps, allow_truncated=options.allow_truncated)
 
 

@@ -33,7 +33,8 @@ class Seen:
         plan: its tiles; of every frame, for a video.
         tokens: positions of the language model, with the newlines after tiles and frames.
         tokens_per_tile: of one tile or block after compression.
-        timestamps: of a video's frames; None for an image.
+        timestamps: of a video's frames, or their numbers; None for an image.
+        has_clock: whether these are seconds.
         prompt_tokens: of a whole prompt with nothing but this medium; None if no model was loaded.
     """
 
@@ -42,6 +43,7 @@ class Seen:
     tokens: int
     tokens_per_tile: int
     timestamps: tuple[float, ...] | None = None
+    has_clock: bool = False
     prompt_tokens: int | None = None
 
     def to_dict(self, seconds: dict[str, float]) -> dict[str, Any]:
@@ -58,7 +60,10 @@ class Seen:
         }
         if self.timestamps is not None:
             report["frames"] = len(self.timestamps)
-            report["timestamps"] = [round(moment, 4) for moment in self.timestamps]
+            if self.has_clock:
+                report["timestamps"] = [round(moment, 4) for moment in self.timestamps]
+            else:
+                report["frame_numbers"] = [int(number) for number in self.timestamps]
         if self.prompt_tokens is not None:
             report["prompt_tokens"] = self.prompt_tokens
         return {**report, "seconds": {name: round(spent, 5) for name, spent in seconds.items()}}
@@ -76,6 +81,7 @@ def measure(model: NVILA, medium: Image | Video, watch: Stopwatch) -> Seen:
     processor = model.needed_processor()
     settings = processor.video
     timestamps = None
+    has_clock = isinstance(medium, Video) and medium.has_clock
     with watch.stage("decode", "decoding"):
         if isinstance(medium, Video):
             clip_frames = medium.load(num_frames=settings.num_frames, fps=settings.fps)
@@ -106,7 +112,7 @@ def measure(model: NVILA, medium: Image | Video, watch: Stopwatch) -> Seen:
     rows, columns = model.tile_grid(plan)
     return Seen(
         picture=picture, plan=plan, tokens=tokens, tokens_per_tile=rows * columns,
-        timestamps=timestamps, prompt_tokens=fused.embeds.shape[1],
+        timestamps=timestamps, has_clock=has_clock, prompt_tokens=fused.embeds.shape[1],
     )  # fmt: skip
 
 
@@ -128,7 +134,10 @@ def plan_only(medium: Image | Video, name: str, max_tiles: int | None, watch: St
         plan = processor.tiler.plan(*upright(picture))
         tokens = count_tokens(model, images=[plan.size]).total
     rows, columns = model.tile_grid(plan)
-    return Seen(picture=picture, plan=plan, tokens=tokens, tokens_per_tile=rows * columns, timestamps=timestamps)
+    return Seen(
+        picture=picture, plan=plan, tokens=tokens, tokens_per_tile=rows * columns,
+        timestamps=timestamps, has_clock=isinstance(medium, Video) and medium.has_clock,
+    )  # fmt: skip
 
 
 def upright(image: PILImage.Image) -> tuple[int, int]:
