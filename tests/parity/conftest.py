@@ -74,11 +74,20 @@ def found_cases(config: pytest.Config) -> list[Case]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "golden_case" in metafunc.fixturenames:
         cases = [case for case in found_cases(metafunc.config) if case.kind in metafunc.module.KINDS]
-        metafunc.parametrize("golden_case", cases, ids=lambda case: f"{case.path.parent.name}-{case.path.stem}")
+        names = [f"{case.path.parent.name}-{case.path.stem}" for case in cases]
+        parametrize(metafunc, "golden_case", dict(zip(names, cases, strict=True)))
     if "golden_checkpoint" in metafunc.fixturenames:
         folder: Path = metafunc.config.getoption("--golden")
         folders = sorted(path.parent for path in folder.glob("checkpoints/*/config.json"))
-        metafunc.parametrize("golden_checkpoint", folders, ids=lambda path: path.name)
+        parametrize(metafunc, "golden_checkpoint", {path.name: path for path in folders})
+
+
+def parametrize(metafunc: pytest.Metafunc, argument: str, values: dict[str, Any]) -> None:
+    """One run for each value; where there is none, one that is skipped and says why."""
+    folder = metafunc.config.getoption("--golden")
+    absent = pytest.mark.skip(reason=f"no reference values at {folder}: pass --golden DIR")
+    cases = [pytest.param(value, id=name) for name, value in values.items()]
+    metafunc.parametrize(argument, cases or [pytest.param(None, marks=absent)])
 
 
 @pytest.fixture(scope="session")
