@@ -111,6 +111,26 @@ def test_weights_in_bfloat16_do_not_depend_on_how_a_step_is_spread(tmp_path: Pat
         assert (two == other).double().mean() > 0.95, name
 
 
+@pytest.mark.slow
+def test_gradients_in_bfloat16_are_summed_in_float32(tmp_path: Path):
+    """Of four processes; the mean of ddp differs from the sum of none by a power of two."""
+    common: dict[str, Any] = {"precision": "bf16", "weights": torch.bfloat16, "world": 4}
+    for kind in ("none", "ddp"):
+        assert start(tmp_path / kind, kind=kind, **common) == [0] * 4
+    expected = weights(tmp_path / "none")
+    assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "ddp").items())
+
+
+@pytest.mark.parametrize(("before", "after"), [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)])
+def test_a_run_goes_on_in_the_other_format(tmp_path: Path, before: torch.dtype, after: torch.dtype):
+    common: dict[str, Any] = {"precision": "bf16", "steps": 9, "save_every": 2}
+    assert start(tmp_path / "whole", weights=before, **common) == [0]
+    assert start(tmp_path / "run", weights=before, ends={0: 5}, **common) == [-9]
+    assert start(tmp_path / "run", weights=after, **common) == [0]
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), abs=5e-3)
+    assert {value.dtype for value in weights(tmp_path / "run").values()} == {after}
+
+
 @pytest.mark.parametrize(
     ("world", "kind", "kept"),
     [

@@ -23,6 +23,7 @@ from random import Random
 from typing import Any, Literal, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
@@ -76,11 +77,33 @@ class Spread:
             loss = Loss(task, module)
             if self.parallel == "fsdp":
                 loss = Sharded(task, module, self.shards, precision)
-            wrapped = DistributedDataParallel(loss, find_unused_parameters=True) if self.parallel == "ddp" else loss
+            wrapped = distributed_data_parallel(loss) if self.parallel == "ddp" else loss
             yield Stepper(
                 task, wrapped, accumulate=self.accumulate, summed=self.parallel == "none", precision=precision,
                 device=device_of(module), seed=seed,
             )  # fmt: skip
+
+
+def distributed_data_parallel(loss: nn.Module) -> DistributedDataParallel:
+    """Sum gradients while the backward pass runs; those in bfloat16 are summed in float32."""
+    wrapped = DistributedDataParallel(loss, find_unused_parameters=True)
+    if any(parameter.dtype == torch.bfloat16 for parameter in loss.parameters() if parameter.requires_grad):
+        wrapped.register_comm_hook(None, mean_in_float32)
+    return wrapped
+
+
+def mean_in_float32(
+    _: None,
+    bucket: dist.GradBucket,  # pyright: ignore[reportPrivateImportUsage]
+) -> torch.futures.Future[Tensor]:
+    """The mean over processes of some gradients."""
+    message = dist.all_reduce(bucket.buffer().float(), async_op=True)
+    assert message is not None
+
+    def arrived(summed: torch.futures.Future[list[Tensor]]) -> Tensor:
+        return bucket.buffer().copy_(summed.value()[0].div_(distributed.world()))
+
+    return message.get_future().then(arrived)
 
 
 def device_of(module: nn.Module) -> torch.device:
