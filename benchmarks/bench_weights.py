@@ -7,7 +7,7 @@ same batches and rates: weights in float32 by torch's fused AdamW, in bfloat16 b
 nearest number, and in bfloat16 rounded at random, as ``weights = "bf16"`` does. Then one optimizer step on 16 million
 weights, the best of five, the ways taken in turn.
 
-Expect losses of 2.83, 2.97 and 2.83, and steps of the optimizer that take 1x, 1.2x and 11x (one core of an EPYC server).
+Expect losses of 2.83, 2.97 and 2.83, and steps of the optimizer that take 1x, 1.2x and 11x (one core of an EPYC).
 """
 
 import sys
