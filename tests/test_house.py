@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import importlib.util
+import re
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -140,3 +142,12 @@ def test_every_package_is_type_checked():
     """A pattern that matches nothing would pass in silence, so the folders are named."""
     checked = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["basedpyright"]["include"]
     assert {ROOT / folder for folder in checked} == {folder / "src" for folder in PACKAGES.values()}
+
+
+def test_nothing_is_missing_that_tests_skip_without():
+    """Tests of an extra skip where it is not installed; in the workspace's own environment none may."""
+    wanted = {"triton", "onnxruntime", "onnx"} if sys.platform == "linux" else {"onnxruntime", "onnx"}
+    for file in (*ROOT.glob("tests/**/*.py"), *ROOT.glob("packages/*/tests/**/*.py")):
+        wanted |= set(re.findall(r"importorskip\(\"(\w+)", file.read_text(encoding="utf-8")))
+    assert {"transformers", "peft", "datasets", "webdataset", "pyarrow"} <= wanted
+    assert [name for name in sorted(wanted) if importlib.util.find_spec(name) is None] == []

@@ -170,7 +170,7 @@ def test_too_many_tokens(tiny: Path, picture: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--dtype", "float8", "float8"),
+        ("--dtype", "float8", "'--dtype': 'float8' is not one of"),
         ("--top-p", "2", "--top-p"),
         ("--top-p", "0", "above 0"),
         ("--temperature", "-1", "--temperature"),

@@ -48,7 +48,8 @@ def exit_code(run: Callable[[], Any]) -> int:
 def explain(error: Exception) -> tuple[int, str]:
     """The exit code and the line for an error."""
     if hasattr(error, "format_message"):  # typer's own errors, of whichever click it stands on
-        return getattr(error, "exit_code", 2), error.format_message().replace("Value error, ", "")  # pyright: ignore[reportAttributeAccessIssue]
+        message: str = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
+        return getattr(error, "exit_code", 2), message.replace("Value error, ", "")  # how typer begins on a choice
     if isinstance(error, ValueError) and type(error).__module__.startswith("nvila_"):
         return 2, str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
