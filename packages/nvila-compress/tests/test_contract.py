@@ -71,6 +71,12 @@ def test_a_wrong_grid_is_refused(compressor: nn.Module) -> None:
             compressor(draw(6, 6), wrong)
 
 
+def test_other_axes_are_refused(compressor: nn.Module) -> None:
+    for tokens in (draw(6, 6)[0], draw(6, 6)[None], draw(6, 6)[0, 0]):
+        with pytest.raises(GridError, match=r"axes: pass \[tiles or frames, tokens, channels\]"):
+            compressor(tokens, (6, 6))
+
+
 def test_batch_equals_loop(compressor: nn.Module) -> None:
     """Rows do not see each other; compressors in time see whole groups of them."""
     frames = 8 if in_time(compressor) else 3

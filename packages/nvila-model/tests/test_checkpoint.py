@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from nvila_model import NVILA, CheckpointError, Image, Sampling, export_hf
-from nvila_model.checkpoint.folder import INDEX, ONE_FILE, resized
+from nvila_model.checkpoint.folder import INDEX, ONE_FILE, CheckpointWarning, resized
 from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file
 
@@ -62,6 +62,14 @@ def test_tensors_that_are_not_used_are_kept(saved: Path, tmp_path: Path):
     assert torch.equal(
         load_file(tmp_path / "again/vision_tower" / ONE_FILE)["vision_model.head.probe"], *extra.values()
     )
+
+
+def test_tensors_without_a_place_are_named(saved: Path):
+    file = saved / "llm" / ONE_FILE
+    frequencies = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2)}
+    save_file({**load_file(file), **frequencies, "model.layers.9.mlp.up_proj.weight": torch.ones(2, 2)}, file)
+    with pytest.warns(CheckpointWarning, match=r"1 tensors have no place .*'llm.model.layers.9.mlp.up_proj.weight'"):
+        NVILA.from_pretrained(saved)
 
 
 def test_saving_over_the_loaded_folder(saved: Path):

@@ -84,6 +84,8 @@ def test_pattern_without_a_match(tmp_path: Path) -> None:
 def test_text_called_png(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not a picture at all")
     assert "text.png is not an image" in refused("ask", tmp_path / "text.png", "What?")
+    (tmp_path / "voice.wav").write_bytes(b"RIFF\x24\0\0\0WAVEfmt ")
+    assert "voice.wav is sound: give images or videos" in refused("ask", tmp_path / "voice.wav", "What?")
 
 
 @pytest.mark.parametrize("name", ["empty.png", "empty.mp4"])

@@ -64,6 +64,14 @@ def resolve_grid(count: int, grid: tuple[int, int] | None) -> tuple[int, int]:
     return rows, columns
 
 
+def check_axes(tokens: Tensor) -> None:
+    """Raises: GridError unless the tokens are ``[b, h*w, c]``."""
+    if tokens.ndim != 3:
+        raise GridError(
+            f"tokens of shape {list(tokens.shape)} have {tokens.ndim} axes: pass [tiles or frames, tokens, channels]"
+        )
+
+
 def square_or_row(count: int) -> tuple[int, int]:
     """The grid of tokens that have no place in the image: a square if they make one, else one row."""
     side = isqrt(count)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from nvila_compress.contract import REFERENCE_GRID, resolve_grid, square_or_row
+from nvila_compress.contract import REFERENCE_GRID, check_axes, resolve_grid, square_or_row
 
 
 class PerceiverResampler(nn.Module):
@@ -28,8 +28,8 @@ class PerceiverResampler(nn.Module):
         expansion: width of the feed-forward layer over ``channels``.
 
     Shapes: tokens ``[b, h*w, channels]`` -> ``[b, tokens, channels]``, of the module's dtype.
-    Raises: GridError if a ``grid`` is given and the token count is not ``h * w``; ValueError for a width
-        other than ``channels``.
+    Raises: GridError for other axes, or if a ``grid`` is given and the token count is not ``h * w``; ValueError
+        for a width other than ``channels``.
     Source: Alayrac et al., Flamingo (arXiv 2204.14198), section 3.1 and appendix A.1.1, without the frame
         embeddings, since each row holds one image; NVILA, Table 1.
     """
@@ -73,6 +73,7 @@ class PerceiverResampler(nn.Module):
         return channels
 
     def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        check_axes(tokens)
         if grid is not None:
             resolve_grid(tokens.shape[1], grid)
         self.out_channels(tokens.shape[2])

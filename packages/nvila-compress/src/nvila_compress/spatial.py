@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from nvila_compress.contract import GridError, resolve_grid
+from nvila_compress.contract import GridError, check_axes, resolve_grid
 
 
 class SpatialToChannel(nn.Module):
@@ -26,7 +26,8 @@ class SpatialToChannel(nn.Module):
         factor: side of the neighbourhood; 2 keeps 1/4 of the tokens, 3 keeps 1/9.
 
     Shapes: tokens ``[b, h*w, c]`` -> ``[b, ceil(h/f)*ceil(w/f), f*f*c]``, of any dtype.
-    Raises: GridError if the token count is not ``h * w``; ValueError if ``factor`` is less than 1.
+    Raises: GridError for other axes, or if the token count is not ``h * w``; ValueError if ``factor`` is less
+        than 1.
     Source: NVILA, section 2.1.1 and Table 1.
     """
 
@@ -48,6 +49,7 @@ class SpatialToChannel(nn.Module):
         return channels * self.factor**2
 
     def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        check_axes(tokens)
         h, w = resolve_grid(tokens.shape[1], grid)
         f = self.factor
         map_ = rearrange(tokens, "b (h w) c -> b h w c", h=h, w=w)
@@ -70,8 +72,10 @@ def channel_to_spatial(tokens: Tensor, factor: int, grid: tuple[int, int] | None
         grid: the grid before folding, ``(h, w)``. If not given, a square that needed no padding.
 
     Returns: ``[b, h*w, c]``.
-    Raises: GridError if the tokens are not those of ``grid``, or their width is no multiple of ``factor**2``.
+    Raises: GridError for other axes, if the tokens are not those of ``grid``, or their width is no multiple of
+        ``factor**2``.
     """
+    check_axes(tokens)
     f, (_, count, channels) = factor, cast(tuple[int, int, int], tokens.shape)
     if f < 1 or channels % f**2:
         raise GridError(f"{channels} channels do not unfold by {f} x {f}: pass the factor that they were folded with")

@@ -15,7 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from nvila_compress.contract import GridError, resolve_grid
+from nvila_compress.contract import GridError, check_axes, resolve_grid
 
 
 class TemporalAverage(nn.Module):
@@ -27,8 +27,8 @@ class TemporalAverage(nn.Module):
         group: how many frames become one.
 
     Shapes: ``[frames, h*w, c]`` -> ``[ceil(frames/group), h*w, c]``, the frames of one video.
-    Raises: GridError if there is no frame, or a ``grid`` is given and the token count is not ``h * w``;
-        ValueError if ``group`` is less than 1.
+    Raises: GridError for other axes, if there is no frame, or a ``grid`` is given and the token count is not
+        ``h * w``; ValueError if ``group`` is less than 1.
     Source: NVILA, section 2.1.2 and Table 2.
     """
 
@@ -53,6 +53,7 @@ class TemporalAverage(nn.Module):
         return channels
 
     def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        check_axes(tokens)
         if grid is not None:
             resolve_grid(tokens.shape[1], grid)
         if tokens.shape[0] < 1:
@@ -74,8 +75,8 @@ class SpatioTemporalPool(nn.Module):
         sizes: the pool sizes, each ``(frames, rows, columns)``; NVILA-8B-Video has one, ``(8, 1, 1)``.
 
     Shapes: ``[frames, h*w, c]`` -> for each size ``[ceil(frames/t), ceil(h/h_i)*ceil(w/w_i), c]``.
-    Raises: GridError if there is no frame, or the token count is not ``h * w``; ValueError for no size or a
-        size that is not three numbers of at least 1.
+    Raises: GridError for other axes, if there is no frame, or the token count is not ``h * w``; ValueError for no
+        size or a size that is not three numbers of at least 1.
     Source: ``TSPVideoEncoder`` of the public code; NVILA, section 2.1.2.
     """
 
@@ -95,6 +96,7 @@ class SpatioTemporalPool(nn.Module):
         return [(-(-frames // t), -(-rows // h), -(-columns // w)) for t, h, w in self.sizes]
 
     def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> list[Tensor]:
+        check_axes(tokens)
         rows, columns = resolve_grid(tokens.shape[1], grid)
         if tokens.shape[0] < 1:
             raise GridError("0 frames have no average: pass the tokens of at least one frame")

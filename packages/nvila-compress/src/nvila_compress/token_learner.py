@@ -8,7 +8,7 @@ pre-training has 70.8).
 from einops import rearrange
 from torch import Tensor, einsum, nn
 
-from nvila_compress.contract import REFERENCE_GRID, resolve_grid, square_or_row
+from nvila_compress.contract import REFERENCE_GRID, check_axes, resolve_grid, square_or_row
 
 
 class TokenLearner(nn.Module):
@@ -23,8 +23,8 @@ class TokenLearner(nn.Module):
         hidden: width of the hidden layer that makes the weights, 64 as in the authors' code.
 
     Shapes: tokens ``[b, h*w, channels]`` -> ``[b, tokens, channels]``, of the module's dtype.
-    Raises: GridError if a ``grid`` is given and the token count is not ``h * w``; ValueError for a width
-        other than ``channels``.
+    Raises: GridError for other axes, or if a ``grid`` is given and the token count is not ``h * w``; ValueError
+        for a width other than ``channels``.
     Source: Ryoo et al., TokenLearner (arXiv 2106.11297), the MLP variant of the authors' code (version 1.1);
         NVILA, Table 1.
     """
@@ -57,6 +57,7 @@ class TokenLearner(nn.Module):
         return channels
 
     def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        check_axes(tokens)
         if grid is not None:
             resolve_grid(tokens.shape[1], grid)
         self.out_channels(tokens.shape[2])

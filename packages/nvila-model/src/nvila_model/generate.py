@@ -229,7 +229,7 @@ def check_budget(model: NVILA, inputs: ModelInputs, sampling: Sampling) -> tuple
         images = [model.image_tokens(inputs.images[slot.index]) for slot in media if slot.kind == "image"]
         videos = [model.video_tokens(inputs.videos[slot.index]) for slot in media if slot.kind == "video"]
         raise BudgetError(
-            f"{len(images)} images of {sum(images)} tokens, {len(videos)} videos of {sum(videos)} and "
+            f"{len(images)} images of {sum(images)} tokens in all, {len(videos)} videos of {sum(videos)} and "
             f"{count - sum(images) - sum(videos)} of text, with {longest} for the answer, make "
             f"{count + longest} > {limit}: lower max_tiles, the number of frames or max_new_tokens"
         )

@@ -135,7 +135,7 @@ class Video:
             fps = fps if self.fps is None else self.fps
             frames = self._sample_file(num_frames, fps, cut_at_limit)
         elif self.fps:
-            raise MediaError(f"fps is {self.fps}, but a sequence of images has no clock: pass num_frames")
+            raise MediaError(f"fps is {self.fps}, but a sequence of images has no clock: pass num_frames (--frames)")
         else:
             frames = self._sample_pictures(num_frames)
         count = 0

@@ -263,7 +263,7 @@ def test_a_bad_file_is_refused(tmp_path: Path, name: str, content: bytes, messag
         (
             [np.zeros((4, 4, 3), np.uint8)],
             {"fps": 2},
-            "fps is 2, but a sequence of images has no clock: pass num_frames",
+            r"fps is 2, but a sequence of images has no clock: pass num_frames \(--frames\)",
         ),
     ],
 )

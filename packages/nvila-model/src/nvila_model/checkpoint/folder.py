@@ -23,6 +23,10 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be read, or that describes a model which is not supported."""
 
 
+class CheckpointWarning(UserWarning):
+    """A checkpoint that can be used, though not all of it."""
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of a checkpoint.
 

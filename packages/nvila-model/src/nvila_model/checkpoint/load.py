@@ -7,7 +7,8 @@ the fused ``qkv`` of the vision tower and an embedding that has to grow.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from nvila_model.assemble import assemble, stored_dtype
 from nvila_model.checkpoint.adapter import add_adapter
-from nvila_model.checkpoint.folder import CheckpointError, resized
+from nvila_model.checkpoint.folder import CheckpointError, CheckpointWarning, resized
 from nvila_model.checkpoint.hub import locate
 from nvila_model.checkpoint.layout import Tensors, open_checkpoint
 from nvila_model.checkpoint.names import join, published_names
@@ -116,6 +117,23 @@ def fill(
         replace(model, name, found.to(device=device, dtype=dtype))
     tied = {"llm.lm_head.weight"} if model.llm.lm_head is None else set()
     model.unused = {name: tensors[name] for name in tensors if name not in used | tied}
+    report_surplus(list(model.unused))
+
+
+def report_surplus(unused: Sequence[str]) -> None:
+    """Warns: CheckpointWarning of tensors that a model of this configuration would not have.
+
+    The vision tower is known to bring more than is used (its last layer and its head), and old files hold the rotary
+    frequencies that follow from the configuration.
+    """
+    surplus = [name for name in unused if not name.startswith("vision_tower.") and not name.endswith(".inv_freq")]
+    if surplus:
+        warnings.warn(
+            f"{len(surplus)} tensors have no place in the model of config.json, {surplus[0]!r} the first: they are "
+            "kept but not used; check that the configuration is that of the weights",
+            CheckpointWarning,
+            stacklevel=4,
+        )
 
 
 def check(name: str, source: str, parameter: Tensor, tensors: Tensors, *, pieces: int) -> None:

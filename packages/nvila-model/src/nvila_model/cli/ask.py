@@ -38,6 +38,7 @@ def ask(
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
     top_k: options.TopK = 0,
+    repetition_penalty: options.RepetitionPenalty = 1.0,
     seed: options.Seed = None,
     stop: options.Stop = None,
     frames: options.Frames = None,
@@ -62,8 +63,8 @@ def ask(
         media = gather(media_words, VideoOptions(frames=frames, fps=fps, allow_truncated=allow_truncated))
     with watch.stage("load", "starting torch"):
         drawing = options.sampling(
-            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed,
-            stop=tuple(stop or ()),
+            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
+            repetition_penalty=repetition_penalty, seed=seed, stop=tuple(stop or ()),
         )  # fmt: skip
     loaded = source.open(watch)
     from nvila_model.cli.answering import aloud, tell

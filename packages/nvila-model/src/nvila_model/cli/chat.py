@@ -39,6 +39,7 @@ def chat(
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
     top_k: options.TopK = 0,
+    repetition_penalty: options.RepetitionPenalty = 1.0,
     seed: options.Seed = None,
     stop: options.Stop = None,
     frames: options.Frames = None,
@@ -64,8 +65,8 @@ def chat(
         media = gather(words or [], video)
     with watch.stage("load", "starting torch"):
         drawing = options.sampling(
-            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed,
-            stop=tuple(stop or ()),
+            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
+            repetition_penalty=repetition_penalty, seed=seed, stop=tuple(stop or ()),
         )  # fmt: skip
     loaded = source.open(watch)
     if model is None:

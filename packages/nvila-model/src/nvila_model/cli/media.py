@@ -20,6 +20,7 @@ from nvila_model.sources import MediaWarning, decoded, fetch, is_address, open_i
 
 IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\1\0", b"P5\n", b"P6\n")
 VIDEO_STARTS = (b"\x1a\x45\xdf\xa3", b"OggS", b"FLV", b"\0\0\1\xba", b"\0\0\1\xb3", b"\x30\x26\xb2\x75")
+RIFF_KINDS: dict[bytes, Literal["image", "video"]] = {b"AVI ": "video", b"WEBP": "image"}
 IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1")
 
 
@@ -78,9 +79,12 @@ def from_bytes(data: bytes, name: str, options: VideoOptions) -> Image | Video:
 
 
 def kind_of(start: bytes, name: str) -> Literal["image", "video"]:
-    """What a file is by its first bytes, or else by its name; an image where neither tells."""
-    if start[:4] == b"RIFF":
-        return "video" if start[8:12] == b"AVI " else "image"
+    """What a file is by its first bytes, or else by its name; an image where neither tells.
+
+    Raises: CommandError for a recording of sound.
+    """
+    if start[:4] == b"RIFF" and start[8:12] in RIFF_KINDS:
+        return RIFF_KINDS[start[8:12]]
     if start[4:8] == b"ftyp":
         return "image" if start[8:12] in IMAGE_BRANDS else "video"
     if start.startswith(IMAGE_STARTS):
@@ -89,6 +93,8 @@ def kind_of(start: bytes, name: str) -> Literal["image", "video"]:
     if start.startswith(VIDEO_STARTS) or transport_stream or start[4:8] in (b"moov", b"mdat", b"wide"):
         return "video"
     guessed = guess_type(name.partition("?")[0])[0] or ""
+    if guessed.startswith("audio/"):
+        raise CommandError(f"{name} is sound: give images or videos")
     return "video" if guessed.startswith("video/") else "image"
 
 

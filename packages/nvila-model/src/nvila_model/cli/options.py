@@ -71,6 +71,10 @@ TopP = Annotated[
     float, typer.Option(min=0, max=1, help="Draw from the smallest set of this probability.", rich_help_panel=ANSWER)
 ]
 TopK = Annotated[int, typer.Option(min=0, help="Draw from so many best tokens; 0 from all.", rich_help_panel=ANSWER)]
+RepetitionPenalty = Annotated[
+    float,
+    typer.Option(min=0, help="Above 1 makes tokens of the answer less likely to come again.", rich_help_panel=ANSWER),
+]
 Seed = Annotated[int | None, typer.Option(help="Makes a draw repeatable.", rich_help_panel=ANSWER)]
 Stop = Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.", rich_help_panel=ANSWER)]
 

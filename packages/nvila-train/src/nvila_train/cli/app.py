@@ -3,12 +3,14 @@
 import json
 import shutil
 import sys
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import torch
 import typer
+from nvila_model.cli.ending import INTERRUPTED, explain
 from rich.console import Console
 from rich.table import Table
 
@@ -28,7 +30,6 @@ from nvila_train.trainer.device import chosen
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train NVILA, and measure it.",
 )
@@ -137,10 +138,37 @@ def recipe_path(name: str) -> Path:
     raise RecipeError(f"no recipe {name!r}: give a TOML file or one of {', '.join(names)}")
 
 
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nvila-train {version('nvila-train')}")
+        raise typer.Exit()
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
 def main() -> None:
-    """Entry point: errors end in one line and code 1."""
+    """Entry point: what a user can mend ends in one line, with code 2 for the command line and 1 for a run."""
     try:
-        app(prog_name="nvila-train")
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"nvila-train: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        sys.exit(app(prog_name="nvila-train", standalone_mode=False))
+    except typer.Abort:
+        end(INTERRUPTED, "interrupted")
+    except Exception as error:
+        if hasattr(error, "format_message"):  # typer's own errors, of whichever click it stands on
+            end(*explain(error))
+        if isinstance(error, (ValueError, OSError, RuntimeError)):
+            end(1, str(error))
+        raise
+
+
+def end(code: int, message: str) -> NoReturn:
+    print(f"nvila-train: {message}", file=sys.stderr)
+    sys.exit(code)
