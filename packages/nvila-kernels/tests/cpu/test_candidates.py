@@ -61,17 +61,42 @@ def test_static_scales_and_empty_rows(name: str) -> None:
     assert not EIGHT[name].pack(codes)(x)[2].any()
 
 
-def test_products_that_saturate_get_activations_of_7_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where sums of two products must fit 16 bits, the largest operands do."""
+def test_products_that_saturate_get_fewer_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where sums of two products must fit 16 bits, the largest operands do; smaller weights leave more levels."""
     if reason := EIGHT["fbgemm int8"].missing():
         pytest.skip(reason)
     monkeypatch.setattr(integers, "saturates", lambda: True)
-    weight = Int8Codes(codes=torch.full((4, 64), 127, dtype=torch.int8), scale=torch.ones(4))
     x = torch.linspace(-1, 1, 3 * 64).reshape(3, 64)
+    errors: list[float] = []
+    for value in (127, -128, 90, 32):
+        weight = Int8Codes(codes=torch.full((4, 64), value, dtype=torch.int8), scale=torch.ones(4))
+        found = integers.pack_fbgemm(weight)(x)
+        exact = x.double() @ torch.full((64, 4), float(value), dtype=torch.float64)
+        errors.append(float((found - exact).norm() / exact.norm()))
+        top = min(255, 32767 // integers.largest_pair(weight.codes))
+        assert 2 * abs(value) * top < 2**15
+    assert max(errors) < 0.02
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_the_worst_operands_do_not_saturate(static: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All activations at one end of their range, weights of one sign, and neighbours that cancel."""
+    if reason := EIGHT["fbgemm int8"].missing():
+        pytest.skip(reason)
+    monkeypatch.setattr(integers, "saturates", lambda: True)
+    rows = torch.tensor([[127] * 64, [-128] * 64, [127, -127] * 32, [127, 30] * 32, [0] * 64], dtype=torch.int8)
+    weight = Int8Codes(codes=rows, scale=torch.ones(5), x_scale=torch.tensor([3 / 127]) if static else None)
+    x = torch.cat([torch.full((1, 64), 3.0), torch.full((1, 64), -3.0), torch.zeros(1, 64)])
     found = integers.pack_fbgemm(weight)(x)
-    exact = x @ torch.full((64, 4), 127.0)
-    assert float((found - exact).norm() / exact.norm()) < 0.02
-    assert 2 * (2 * integers.REDUCED + 1) * 127 < 2**15
+    torch.testing.assert_close(found, x @ rows.float().T, rtol=0.02, atol=0.02 * 3 * 127)
+
+
+def test_a_pair_of_one_sign_is_what_counts() -> None:
+    codes = torch.tensor([[100, -120, 50, 60, 7], [-90, -30, 127, -127, 0]], dtype=torch.int8)
+    assert integers.largest_pair(codes) == 127
+    assert integers.largest_pair(-codes) == 127
+    assert integers.largest_pair(torch.tensor([[100, 27], [-128, -128]], dtype=torch.int8)) == 256
+    assert integers.largest_pair(torch.zeros(2, 3, dtype=torch.int8)) == 1
 
 
 def test_unknown_groups_are_refused_by_name() -> None:

@@ -11,6 +11,7 @@ from nvila_kernels.cpu import Measurement, Shape, choose, machine, timings
 from nvila_kernels.cpu import measure as measure_all
 from nvila_kernels.cpu.cache import Timings
 from nvila_kernels.cpu.kernel import Kernel
+from nvila_kernels.cpu.machine import processor
 
 SHAPE = Shape(rows=1, k=1024, n=1024, group=128)
 
@@ -74,6 +75,24 @@ def test_measurements_are_remembered_on_disk(cache_folder: Path, monkeypatch: py
     timings().clear()
     assert not (cache_folder / "cpu.json").exists()
     assert not timings().known
+
+
+def test_a_shape_is_measured_again_when_there_is_another_kernel(cache_folder: Path) -> None:
+    shape = Shape(rows=1, k=64, n=9, group=32)
+    names = timings().of(shape).keys()
+    known = json.loads((cache_folder / "cpu.json").read_text())
+    del known[machine()][str(shape)]["torch int4"]
+    (cache_folder / "cpu.json").write_text(json.dumps(known))
+    assert Timings(cache_folder / "cpu.json").of(shape).keys() == names
+
+
+def test_generations_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for told, expected in (
+        ("cpu family\t: 23\nmodel\t\t: 1\nmodel name\t: AMD EPYC\n", "AMD EPYC 23/1"),
+        ("model name\t: Some ARM\n", "Some ARM"),
+    ):
+        (tmp_path / "cpuinfo").write_text(told)
+        assert processor(tmp_path / "cpuinfo") == expected
 
 
 def test_a_broken_or_unwritable_cache_is_said_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -43,11 +43,12 @@ class Timings:
             logger.warning("%s cannot be read and is replaced: %s", file, error)
 
     def of(self, shape: Shape) -> dict[str, Measurement]:
-        """Every candidate on the measured form of a shape, measured now if it never was on this machine."""
+        """Every candidate on the measured form of a shape, measured now if this machine lacks one of them."""
         shape = shape.measured
         mine = self.known.setdefault(machine(), {})
-        if str(shape) not in mine:
-            found = measure(candidates(shape.bits), shape)
+        kernels = candidates(shape.bits)
+        if mine.get(str(shape), {}).keys() != kernels.keys():
+            found = measure(kernels, shape)
             mine[str(shape)] = {name: asdict(each) for name, each in found.items()}
             self._save()
         return {name: Measurement(**each) for name, each in mine[str(shape)].items()}

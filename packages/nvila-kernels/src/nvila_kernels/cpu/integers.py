@@ -4,7 +4,11 @@ Both multiply integers, with one scale a token and one an output channel. A 4-bi
 again to a scale for the whole row: twice the memory, and for many rows the fastest product there is.
 
 fbgemm adds pairs of products in 16 bits where the processor has no instruction for sums in 32, and there saturates
-with full 8-bit operands. Whether it does is found out with one small product; activations then get 7 bits.
+with full 8-bit operands. Whether it does is found out with one small product. Activations then get as many levels as
+the largest pair of weights leaves room for, from the smallest value of a token to its largest.
+
+For weights of 8 bits there is a third candidate, good for many rows where a processor or a build of torch is slow with
+integers: the codes become float32 for the length of a product.
 """
 
 import warnings
@@ -13,15 +17,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nvila_kernels.cpu.dense import floats
 from nvila_kernels.cpu.kernel import Codes, Kernel, Run
-from nvila_kernels.cpu.rows import int8_rows, scaled_rows
+from nvila_kernels.cpu.rows import int8_rows, scaled_rows, shifted_rows
 from nvila_kernels.quantization import INT8_MAX, Int8Codes, quantize_int8
 
-REDUCED = 63
-"""Levels on either side of zero that keep pairs of products within 16 bits."""
-ROWS_AT_ONCE = 4096
+UINT8_MAX, INT16_MAX = 255, 32767
 
 
 def int8_codes(codes: Codes) -> Int8Codes:
@@ -47,9 +50,9 @@ def prepacked(codes: Tensor) -> Any:
         return torch.ops.quantized.linear_prepack(weight, None)
 
 
-def fbgemm_product(x: Tensor, levels: int, packed: Any) -> Tensor:
-    """Round ``x`` in ``-levels..levels`` to integers and multiply."""
-    return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(x, 1.0, levels + 1, packed)
+def fbgemm_product(x: Tensor, packed: Any, *, zero: int) -> Tensor:
+    """Round ``x`` in ``-zero..255 - zero`` to integers and multiply."""
+    return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(x, 1.0, zero, packed)
 
 
 @cache
@@ -57,17 +60,45 @@ def saturates() -> bool:
     """Whether fbgemm loses part of a sum of full 8-bit products on this machine."""
     weight = prepacked(torch.full((16, 64), INT8_MAX, dtype=torch.int8))
     exact = 64 * INT8_MAX**2
-    return bool((fbgemm_product(torch.full((4, 64), float(INT8_MAX)), INT8_MAX, weight) < 0.99 * exact).any())
+    found = fbgemm_product(torch.full((4, 64), float(INT8_MAX)), weight, zero=INT8_MAX + 1)
+    return bool((found < 0.99 * exact).any())
+
+
+def largest_pair(codes: Tensor) -> int:
+    """The most that two neighbouring weights of one sign add up to, over int8 ``[n, k]``."""
+    pairs = F.pad(codes, (0, codes.shape[1] % 2)).unflatten(1, (-1, 2)).int()
+    return max(1, int(pairs.clamp(min=0).sum(-1).max()), -int(pairs.clamp(max=0).sum(-1).min()))
 
 
 def pack_fbgemm(codes: Codes) -> Run:
     eight = int8_codes(codes)
-    packed, scale, x_scale = prepacked(eight.codes.contiguous()), eight.scale.float(), eight.x_scale
-    levels = REDUCED if saturates() else INT8_MAX
+    weight = eight.codes.contiguous()
+    packed, scale, x_scale = prepacked(weight), eight.scale.float(), eight.x_scale
+    if not saturates():
+
+        def run(x: Tensor) -> Tensor:
+            scaled, row_scale = scaled_rows(x, x_scale)
+            return fbgemm_product(scaled, packed, zero=INT8_MAX + 1).mul_(row_scale).mul_(scale)
+
+        return run
+    top = min(UINT8_MAX, INT16_MAX // largest_pair(weight))
+    sums = weight.sum(1, dtype=torch.float32)
+
+    def run_saturating(x: Tensor) -> Tensor:
+        shifted, row_scale, lowest = shifted_rows(x, x_scale, top)
+        product = fbgemm_product(shifted, packed, zero=0)
+        return product.addcmul_(lowest, sums).mul_(row_scale).mul_(scale)
+
+    return run_saturating
+
+
+def pack_floats(codes: Codes) -> Run:
+    eight = int8_codes(codes)
+    weight, scale, x_scale = eight.codes.contiguous(), eight.scale.float(), eight.x_scale
 
     def run(x: Tensor) -> Tensor:
-        scaled, row_scale = scaled_rows(x, x_scale, levels)
-        return fbgemm_product(scaled, levels, packed).mul_(row_scale).mul_(scale)
+        scaled, row_scale = scaled_rows(x, x_scale)
+        return F.linear(scaled.round_(), weight.float()).mul_(row_scale).mul_(scale)
 
     return run
 
@@ -96,3 +127,4 @@ FBGEMM4 = Kernel(name="fbgemm int8", bits=4, activations="int8", bytes=size, pac
 ONEDNN4 = Kernel(name="oneDNN int8", bits=4, activations="int8", bytes=size, pack=pack_onednn, missing=onednn_missing)
 FBGEMM8 = Kernel(name="fbgemm int8", bits=8, activations="int8", bytes=size, pack=pack_fbgemm, missing=fbgemm_missing)
 ONEDNN8 = Kernel(name="oneDNN int8", bits=8, activations="int8", bytes=size, pack=pack_onednn, missing=onednn_missing)
+FLOATS8 = Kernel(name="float32 of int8 codes", bits=8, activations="int8", bytes=size, pack=pack_floats)

@@ -12,12 +12,14 @@ import torch
 CPUINFO = Path("/proc/cpuinfo")
 
 
-def processor() -> str:
-    """The processor's name, as far as the system tells."""
-    if CPUINFO.is_file():
-        for line in CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+def processor(cpuinfo: Path = CPUINFO) -> str:
+    """The processor's name, as far as the system tells; clouds give one name to several generations."""
+    if cpuinfo.is_file():
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        if "model name" in told:
+            generation = [told[key] for key in ("cpu family", "model") if key in told]
+            return " ".join([told["model name"], *(["/".join(generation)] if generation else [])])
     return platform.processor() or platform.machine()
 
 
