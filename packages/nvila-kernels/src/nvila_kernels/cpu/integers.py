@@ -25,6 +25,8 @@ from nvila_kernels.cpu.rows import int8_rows, scaled_rows, shifted_rows
 from nvila_kernels.quantization import INT8_MAX, Int8Codes, quantize_int8
 
 UINT8_MAX, INT16_MAX = 255, 32767
+ROWS_AT_ONCE = 4096
+"""Of an output head: in wider numbers a vocabulary takes gigabytes."""
 
 
 def int8_codes(codes: Codes) -> Int8Codes:
@@ -66,8 +68,18 @@ def saturates() -> bool:
 
 def largest_pair(codes: Tensor) -> int:
     """The most that two neighbouring weights of one sign add up to, over int8 ``[n, k]``."""
-    pairs = F.pad(codes, (0, codes.shape[1] % 2)).unflatten(1, (-1, 2)).int()
-    return max(1, int(pairs.clamp(min=0).sum(-1).max()), -int(pairs.clamp(max=0).sum(-1).min()))
+    most = 1
+    for rows in codes.split(ROWS_AT_ONCE):
+        pairs = F.pad(rows.short(), (0, rows.shape[1] % 2)).unflatten(1, (-1, 2))
+        first, second = pairs.unbind(-1)
+        most = max(most, int((first.clamp(min=0) + second.clamp(min=0)).max()))
+        most = max(most, -int((first.clamp(max=0) + second.clamp(max=0)).min()))
+    return most
+
+
+def row_sums(codes: Tensor) -> Tensor:
+    """float32 ``[n]`` of int8 ``[n, k]``."""
+    return torch.cat([rows.sum(1, dtype=torch.float32) for rows in codes.split(ROWS_AT_ONCE)])
 
 
 def pack_fbgemm(codes: Codes) -> Run:
@@ -82,7 +94,7 @@ def pack_fbgemm(codes: Codes) -> Run:
 
         return run
     top = min(UINT8_MAX, INT16_MAX // largest_pair(weight))
-    sums = weight.sum(1, dtype=torch.float32)
+    sums = row_sums(weight)
 
     def run_saturating(x: Tensor) -> Tensor:
         shifted, row_scale, lowest = shifted_rows(x, x_scale, top)
