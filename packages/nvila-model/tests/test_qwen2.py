@@ -65,6 +65,21 @@ def test_cached_equals_uncached(chunks: list[int]):
     torch.testing.assert_close(torch.cat(parts, dim=1), model(embeds), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+def test_wanted_states_are_those_of_all(layers: int):
+    """Of any positions, none of a row included, and with their gradients."""
+    ours = make(layers=layers)
+    embeds = torch.randn(3, 9, 48, requires_grad=True)
+    wanted = torch.rand(3, 9) < 0.4
+    wanted[1] = False
+    mask = torch.ones(9, 9, dtype=torch.bool).tril().expand(3, 1, 9, 9)
+    for options in ({}, {"mask": mask}):
+        found, expected = ours(embeds, wanted=wanted, **options), ours(embeds, **options)[wanted]
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+        mine, theirs = (torch.autograd.grad(each.square().mean(), embeds)[0] for each in (found, expected))
+        torch.testing.assert_close(mine, theirs, atol=1e-7, rtol=1e-4)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @torch.no_grad()
 def test_a_padded_batch_equals_its_rows(side: str):

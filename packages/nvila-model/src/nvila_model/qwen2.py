@@ -82,6 +82,10 @@ class Attention(nn.Module):
         q = rotate(rearrange(queries, "b t (h d) -> b h t d", h=self.heads), *angles)
         k = rotate(rearrange(keys, "b t (h d) -> b h t d", h=self.kv_heads), *angles)
         v = rearrange(values, "b t (h d) -> b h t d", h=self.kv_heads)
+        return self.o_proj(self.attend(q, k, v, mask, cache, layer))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
+        """What is between the products. Shapes: ``[b, heads, t, d]``, rotated -> ``[b, t, heads * d]``."""
         if cache is not None:
             k, v = cache.update(layer, k, v)
         if q.shape[2] == 1:
@@ -89,7 +93,7 @@ class Attention(nn.Module):
         else:
             shared = self.heads != self.kv_heads
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=shared)
-        return self.o_proj(rearrange(out, "b h t d -> b t (h d)"))
+        return rearrange(out, "b h t d -> b t (h d)")
 
     def attend_once(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """One position a row: heads that share keys become queries of one head, so that keys are read once for all."""
@@ -125,9 +129,18 @@ class Block(nn.Module):
         self.mlp = GatedMLP(width, mlp_width=mlp_width)
 
     def forward(
-        self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None, layer: int
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: KVCache | None,
+        layer: int,
+        wanted: Tensor | None = None,
     ) -> Tensor:
+        """The states behind the block, ``[b, t, width]``; of the ``wanted`` positions alone, ``[n, width]``."""
         x = x + self.self_attn(self.input_layernorm(x), angles, mask, cache, layer)
+        if wanted is not None:
+            x = x[wanted]
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -200,25 +213,30 @@ class Qwen2(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         cache: KVCache | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states after the final norm, ``[b, t, width]``.
+        """Hidden states after the final norm, ``[b, t, width]``; ``[n, width]`` where only some are wanted.
 
         Args:
             embeds: ``[b, t, width]``.
             positions: ``[b, t]`` int64; by default they go on from what the cache holds.
             mask: bool ``[b, 1, t, cached + t]``, True where a query may look; None means plain causal.
             cache: keys and values of earlier positions; grows by ``t``.
+            wanted: bool ``[b, t]``, the ``n`` positions whose states are needed, given in reading order: nobody looks
+                at the others behind the last attention, so the last MLP leaves them out.
         """
         start = 0 if cache is None else cache.length
         if mask is None and start and embeds.shape[1] > 1:
             mask = causal_mask(embeds.shape[1], start, device=embeds.device)
         angles = self.angles(embeds, start, positions)
         x = embeds
+        last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
+            kept = wanted if index == last else None
             if self.gradient_checkpointing and self.training:
-                x = checkpoint(layer, x, angles, mask, cache, index, use_reentrant=False)
+                x = checkpoint(layer, x, angles, mask, cache, index, kept, use_reentrant=False)
             else:
-                x = layer(x, angles, mask, cache, index)
+                x = layer(x, angles, mask, cache, index, kept)
         if cache is not None:
             cache.advance(embeds.shape[1])
         return self.norm(x)
