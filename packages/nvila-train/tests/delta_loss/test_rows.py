@@ -10,14 +10,13 @@ at_leisure = settings(deadline=None, max_examples=60, suppress_health_check=[Hea
 
 @at_leisure
 @given(st.lists(st.integers(1, 60), max_size=20), st.integers(1, 300))
-def test_every_sample_once_in_rows_that_fit(lengths: list[int], positions: int):
+def test_every_sequence_once_in_rows_that_fit(lengths: list[int], positions: int):
     made = batches(lengths, positions)
-    assert sorted(sample for batch in made for sample in batch.samples) == list(range(len(lengths)))
+    assert sorted(sequence for batch in made for row in batch.rows for sequence in row) == list(range(len(lengths)))
     for batch in made:
-        sums = [sum(lengths[sample] for sample in row) for row in batch.rows]
+        sums = [sum(lengths[sequence] for sequence in row) for row in batch.rows]
         assert batch.length == lengths[batch.rows[0][0]] == max(sums)
         assert len(batch.rows) == 1 or len(batch.rows) * batch.length <= positions
-        assert batch.shared == (len(batch.samples) > len(batch.rows))
 
 
 @at_leisure
@@ -25,7 +24,7 @@ def test_every_sample_once_in_rows_that_fit(lengths: list[int], positions: int):
 def test_less_than_half_of_one_batch_is_padding(lengths: list[int]):
     """At most one row of a batch is less than half full, as in first-fit packing."""
     (batch,) = batches(lengths, 10**9)
-    sums = [sum(lengths[sample] for sample in row) for row in batch.rows]
+    sums = [sum(lengths[sequence] for sequence in row) for row in batch.rows]
     assert sum(2 * taken <= batch.length for taken in sums) <= 1
 
 

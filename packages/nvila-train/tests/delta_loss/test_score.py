@@ -3,17 +3,22 @@
 import copy
 import math
 from dataclasses import replace
+from itertools import islice
+from threading import Event
 
+import PIL.Image
 import pytest
 import torch
 from nvila_model import NVILA
 from nvila_model.fusion import IGNORE
+from nvila_model.media import Image
 from nvila_model.messages import Conversation
+from nvila_model.qwen2 import Qwen2
 from nvila_train import delta_loss
 from nvila_train.data import SampleError
 from nvila_train.delta_loss.answers import LogProbability
 from nvila_train.delta_loss.errors import DeltaLossError
-from nvila_train.delta_loss.prepare import agree, windows
+from nvila_train.delta_loss.prepare import agree, ahead, windows
 from nvila_train.delta_loss.records import Records
 from nvila_train.delta_loss.score import Score, same_tower
 
@@ -69,31 +74,75 @@ def test_models_may_read_differently(records, models, make_tiny):
         assert score.small.total == pytest.approx(plain(small, talk)[0], rel=1e-6, abs=1e-5)
 
 
-def test_a_shared_picture_is_encoded_once(records, models, monkeypatch):
-    large, small = models
-    seen = []
-    forward = type(large.vision).forward
-    monkeypatch.setattr(
-        type(large.vision), "forward", lambda self, tiles: seen.append(len(tiles)) or forward(self, tiles)
-    )
+@pytest.fixture
+def run(monkeypatch, models) -> dict[str, list[int]]:
+    """What goes through the models: tiles and positions of each call."""
+    found = {"tiles": [], "positions": []}
+    for kind, name, size in (
+        (type(models[0].vision), "tiles", lambda tiles: len(tiles)),
+        (Qwen2, "positions", lambda embeds: embeds.shape[0] * embeds.shape[1]),
+    ):
+        forward = kind.forward
+
+        def counted(self, given, *, forward=forward, name=name, size=size, **options):
+            found[name].append(size(given))
+            return forward(self, given, **options)
+
+        monkeypatch.setattr(kind, "forward", counted)
+    return found
+
+
+def test_a_shared_picture_is_encoded_once(records, models, run):
     talk = records.sample(1).messages
-    once = list(delta_loss([talk], large, small))
-    tiles = sum(seen)
-    seen.clear()
-    assert list(delta_loss([talk, records.sample(1).messages], large, small)) == once * 2
-    assert sum(seen) == tiles
+    (once,) = delta_loss([talk], *models)
+    tiles = sum(run["tiles"])
+    run["tiles"].clear()
+    for score in delta_loss([talk, records.sample(1).messages], *models):
+        assert score.large.total == pytest.approx(once.large.total, rel=1e-6)
+        assert score.small.total == pytest.approx(once.small.total, rel=1e-6)
+    assert sum(run["tiles"]) == tiles
 
 
-def test_models_with_one_tower_look_once(records, models, make_tiny, monkeypatch):
+def test_equal_tiles_go_through_the_tower_once(models, run):
+    """A picture of one colour is one tile, and the loop looks at seven: one from afar and 2 x 3 from near."""
+    white = Image(PIL.Image.new("RGB", (96, 64), "white"))
+    talk = [{"role": "user", "content": [white, "What?"]}, {"role": "assistant", "content": "nothing"}]
+    (found,) = delta_loss([talk], *models)
+    assert run["tiles"] == [1, 1]
+    run["tiles"].clear()
+    assert found.large.total == pytest.approx(plain(models[0], talk)[0], rel=1e-6)
+    assert run["tiles"] == [7]
+
+
+def seen_and_asked(records, *questions: str) -> list[Conversation]:
+    """One picture, asked about several times; a text as well."""
+    (picture, _), text = records.sample(1).messages[0]["content"], "Rain on Monday, sun on Tuesday, wind all week. " * 3
+    return [
+        [{"role": "user", "content": [first, question]}, {"role": "assistant", "content": answer}]
+        for first in (picture, text)
+        for question, answer in zip(questions, ("red", "so it is", "red"), strict=False)
+    ]
+
+
+def test_samples_that_begin_alike_share_their_beginning(records, models, run):
+    """Three questions after one picture and three after one text, two of them the same, and one asked further."""
+    samples = seen_and_asked(records, "Which?", "Is it a square?", "Is it a square?")
+    samples.append([*samples[0], {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "yes"}])
+    found = list(delta_loss(samples, *models))
+    together = sum(run["positions"])
+    run["positions"].clear()
+    for score, talk in zip(found, samples, strict=True):
+        assert score.large.total == pytest.approx(plain(models[0], talk)[0], rel=1e-6)
+        assert score.small.total == pytest.approx(plain(models[1], talk)[0], rel=1e-6)
+    assert together < 0.7 * sum(run["positions"])
+
+
+def test_models_with_one_tower_look_once(records, models, make_tiny, run):
     """Trained with a frozen tower, two models differ behind it only."""
     large, small = models[0], make_tiny(16)
     small.vision.load_state_dict(large.vision.state_dict())
     assert same_tower(large, small)
-    seen = []
-    forward = type(large.vision).forward
-    monkeypatch.setattr(
-        type(large.vision), "forward", lambda self, tiles: seen.append(len(tiles)) or forward(self, tiles)
-    )
+    seen = run["tiles"]
     found = list(delta_loss(talks(records), large, small))
     once = sum(seen)
     seen.clear()
@@ -125,6 +174,27 @@ def test_a_window_holds_what_fits(records, models):
     assert [sample.number for sample in whole] == list(range(len(records)))
     assert whole[1].inputs[0] is whole[1].inputs[1]
     assert whole[1].inputs[0].images[0] is whole[3].inputs[0].images[0]
+
+
+def test_the_next_window_is_made_while_one_is_scored():
+    begun = [Event() for _ in range(4)]
+
+    def made():
+        for number, event in enumerate(begun[:3]):
+            event.set()
+            yield [number]
+        begun[3].set()
+        raise DeltaLossError("row 3")
+
+    found = []
+    windows = ahead(made())
+    for window in islice(windows, 3):
+        found.append(window)
+        assert begun[len(found)].wait(10)
+        assert not any(event.is_set() for event in begun[len(found) + 1 :])
+    assert found == [[0], [1], [2]]
+    with pytest.raises(DeltaLossError, match="row 3"):
+        next(windows)
 
 
 def test_time_tokens_are_tokens(records, models, expected):

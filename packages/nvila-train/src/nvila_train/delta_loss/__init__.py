@@ -23,15 +23,17 @@ is what is done here; it makes long answers count for more, at both ends. ``norm
 
 **How it is computed.** A sample costs what its tiles and tokens cost, and a loop over samples pays for more: files
 are read and cut once for each model, and products of one sample's few tokens leave most of a processor idle. Here
-files are read once for both models, pictures that several samples share go through the vision tower once, and samples
-of like length go through the language model together, several to a row where they fit, so that hardly any position is
-padding. One long row of all samples, as in training, has no padding at all, but scores each sample against every
-other in it only to mask the result.
+files are read once for both models, tiles that are the same go through the vision tower once, what samples have in
+common at their beginnings goes through the language model once, and so do samples of like length together, several to
+a row where they fit, so that hardly any position is padding. One long row of all samples, as in training, has no
+padding at all, but scores each sample against every other in it only to mask the result.
 
     records   the rows of a source
     storage   which rows they are, and how some are written: lines, tables, tars
     prepare   conversations to model inputs, for both models at once, in windows of bounded memory
-    rows      which samples go through the language model together
+    distinct  tiles that are not the same as an earlier one
+    beginnings  samples that share what they begin with
+    rows      which of them go through the language model together
     answers   log-probabilities of answers under one model
     score     both models over a stream of conversations: ``delta_loss``
     shards    a whole source, in shards that are resumed and spread over processes

@@ -8,19 +8,23 @@ import torch
 import torch.nn.functional as F
 from nvila_model.fusion import IGNORE, fuse, padded
 from nvila_model.inputs import ModelInputs
-from nvila_model.nvila import NVILA
+from nvila_model.nvila import NVILA, VISION_BATCH
 from torch import Tensor
 
+from nvila_train.delta_loss.beginnings import Family, apart, beginnings, families
+from nvila_train.delta_loss.distinct import distinct
 from nvila_train.delta_loss.prepare import answer_tokens
-from nvila_train.delta_loss.rows import Batch, batches
+from nvila_train.delta_loss.rows import batches
 
 SCORED_AT_ONCE = 2048
 """Positions whose scores over the vocabulary exist at the same time."""
 TILES_AT_ONCE = 128
 """Tiles that are copied behind each other; more would leave a processor's caches."""
+PATCHES_AT_ONCE = 2048
+"""Patches that go through a vision tower at once, or those of ``VISION_BATCH`` tiles: small towers like more tiles."""
 
-Features = dict[int, Tensor]
-"""What a vision tower makes of a picture's or clip's tiles, ``[tiles, patches, c]``, by the identity of the medium."""
+Features = dict[int, list[Tensor]]
+"""What a vision tower makes of each tile of a picture or clip, ``[patches, c]``, by the identity of the medium."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,24 +55,30 @@ def log_probabilities(
     """
     media = encoded(model, samples, seen)
     lengths = [inputs.token_counts(model.image_tokens, model.video_tokens)[0] for inputs in samples]
+    sequences = families(beginnings(samples, media), lengths, positions)
     found: dict[int, LogProbability] = {}
-    for batch in batches(lengths, positions):
-        losses = _losses(model, [samples[sample] for sample in batch.samples], media, batch)
-        counts = [answer_tokens(samples[sample]) for sample in batch.samples]
-        for sample, part in zip(batch.samples, losses.cpu().double().split(counts), strict=True):
+    for batch in batches([sequence.length for sequence in sequences], positions):
+        rows = [[sequences[number] for number in row] for row in batch.rows]
+        scored = [sample for row in rows for family in row for sample in family.samples]
+        losses = _losses(model, samples, media, rows)
+        counts = [answer_tokens(samples[sample]) for sample in scored]
+        for sample, part in zip(scored, losses.cpu().double().split(counts), strict=True):
             found[sample] = LogProbability(total=-float(part.sum()), tokens=len(part))
     return [found[sample] for sample in range(len(samples))]
 
 
 @torch.no_grad()
 def features(model: NVILA, samples: Sequence[ModelInputs]) -> Features:
-    """Every picture and clip through the vision tower; one that is the same object in several samples goes once."""
+    """Every picture and clip through the vision tower, each tile once, in however many of them it is."""
     media = {id(medium): medium for inputs in samples for medium in (*inputs.images, *inputs.videos)}
-    found: Features = {}
-    for some in _portions([*media.values()]):
-        seen = model.features(torch.cat([medium.tiles for medium in some]))
-        found.update(zip(map(id, some), seen.split([len(medium.tiles) for medium in some]), strict=True))
-    return found
+    tiles, places = distinct(medium.tiles for medium in media.values())
+    seen: list[Tensor] = []
+    if tiles:
+        patches = (tiles[0].shape[-1] // model.vision.patch_size) ** 2
+        at_once = max(VISION_BATCH, PATCHES_AT_ONCE // patches)
+        for start in range(0, len(tiles), at_once):
+            seen.extend(model.vision(torch.stack(tiles[start : start + at_once]).to(model.device)))
+    return {number: [seen[place] for place in own] for number, own in zip(media, places, strict=True)}
 
 
 def encoded(model: NVILA, samples: Sequence[ModelInputs], seen: Features) -> dict[int, Any]:
@@ -78,7 +88,7 @@ def encoded(model: NVILA, samples: Sequence[ModelInputs], seen: Features) -> dic
     tokens: dict[int, Any] = {}
     for media, encode in ((images, model.encode_images), (videos, model.encode_video)):
         for some in _portions([*media.values()]):
-            known = torch.cat([seen[id(medium)] for medium in some])
+            known = torch.stack([tile for medium in some for tile in seen[id(medium)]])
             tokens.update(zip(map(id, some), encode(some, known), strict=True))
     return tokens
 
@@ -111,39 +121,37 @@ def read(model: NVILA, inputs: ModelInputs, media: dict[int, Any]) -> tuple[Tens
     return fused.embeds[0], fused.labels[0]
 
 
-def _losses(model: NVILA, samples: Sequence[ModelInputs], media: dict[int, Any], batch: Batch) -> Tensor:
+def _losses(
+    model: NVILA, samples: Sequence[ModelInputs], media: dict[int, Any], rows: Sequence[Sequence[Family]]
+) -> Tensor:
     """The loss of every label of a batch in reading order, float32 ``[labels]``."""
     embeds: list[Tensor] = []
     labels: list[Tensor] = []
-    for inputs in samples:
-        embedded, learnt = read(model, inputs, media)
-        embeds.append(embedded)
-        labels.append(learnt)
-    targets = _in_rows(labels, batch, IGNORE)[:, 1:]
-    positions, mask = _apart([len(row) for row in embeds], batch, model.device) if batch.shared else (None, None)
-    hidden = model.llm(_in_rows(embeds, batch, 0.0), positions=positions, mask=mask)
+    for row in rows:
+        sequences: list[tuple[Tensor, ...]] = []
+        for family in row:
+            members = zip(*(read(model, samples[sample], media) for sample in family.samples), strict=True)
+            sequences.append(tuple(family.one_behind_another(pieces) for pieces in members))
+        embedded, learnt = zip(*sequences, strict=True)
+        embeds.append(torch.cat(embedded))
+        labels.append(torch.cat(learnt))
+    targets = padded(labels, IGNORE, "right")[:, 1:]
     learnt = targets != IGNORE
-    pairs = zip(hidden[:, :-1][learnt].split(SCORED_AT_ONCE), targets[learnt].split(SCORED_AT_ONCE), strict=True)
+    alone = all(len(row) == len(row[0].samples) == 1 for row in rows)
+    positions, mask = (None, None) if alone else _apart(rows, model.device)
+    states = model.llm(padded(embeds, 0.0, "right"), positions=positions, mask=mask, wanted=F.pad(learnt, (0, 1)))
+    pairs = zip(states.split(SCORED_AT_ONCE), targets[learnt].split(SCORED_AT_ONCE), strict=True)
     return torch.cat([F.cross_entropy(model.llm.logits(h).float(), t, reduction="none") for h, t in pairs])
 
 
-def _in_rows(pieces: Sequence[Tensor], batch: Batch, value: float) -> Tensor:
-    """One piece a sample to the batch's grid, padded on the right.
-
-    Shapes: ``[t, ...]`` each -> ``[rows, length, ...]``.
-    """
-    left = iter(pieces)
-    return padded([torch.cat([next(left) for _ in row]) for row in batch.rows], value, "right")
-
-
-def _apart(lengths: Sequence[int], batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+def _apart(rows: Sequence[Sequence[Family]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Positions from 0 in each sample, and a mask that keeps attention within it.
 
     Padding looks at padding, so that no softmax runs over nothing.
 
     Shapes: -> int64 ``[rows, length]``, bool ``[rows, 1, length, length]``.
     """
-    places = _in_rows([torch.arange(length) for length in lengths], batch, 0)
-    owners = _in_rows([torch.full((length,), number) for number, length in enumerate(lengths)], batch, -1)
-    same = owners[:, :, None] == owners[:, None, :]
-    return places.to(device), same.tril()[:, None].to(device)
+    places, owners, shared = zip(*map(apart, rows), strict=True)
+    owner, common = padded(owners, -1, "right"), padded(shared, -1, "right")
+    seen = (owner[:, :, None] == owner[:, None, :]) | (common[:, :, None] == owner[:, None, :])
+    return padded(places, 0, "right").to(device), seen.tril()[:, None].to(device)

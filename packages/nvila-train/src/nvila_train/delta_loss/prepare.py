@@ -1,7 +1,8 @@
 """Conversations become model inputs: read once for both models, in windows of bounded memory.
 
 Samples are batched by length, so many have to be ready before the first is scored; a window ends where their tiles
-would take more memory than allowed. A picture that several samples of a window show is kept once.
+would take more memory than allowed. A picture that several samples of a window show is kept once. With threads to
+read, the next window is made while this one is scored.
 """
 
 import hashlib
@@ -107,6 +108,15 @@ def windows(
         window.append(shared.share(sample))
     if window:
         yield window
+
+
+def ahead(made: Iterator[list[Sample]]) -> Iterator[list[Sample]]:
+    """The same windows, each given while a thread makes the next; two are in memory."""
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+        coming = pool.submit(next, made, None)
+        while (window := coming.result()) is not None:
+            coming = pool.submit(next, made, None)
+            yield window
 
 
 def _prepared(

@@ -10,14 +10,14 @@ from nvila_model.nvila import NVILA
 
 from nvila_train.delta_loss.answers import LogProbability, features, log_probabilities
 from nvila_train.delta_loss.errors import DeltaLossError
-from nvila_train.delta_loss.prepare import Sample, windows
+from nvila_train.delta_loss.prepare import Sample, ahead, windows
 
 Normalize = Literal["none", "tokens"]
 
 POSITIONS = 2048
 """Of the language model in one batch."""
 WINDOW = 2**29
-"""Bytes of tiles that are held at once."""
+"""Bytes of tiles that are scored together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +53,8 @@ def delta_loss(
         conversations: messages of content parts, answers included.
         large, small: the models, in evaluation mode.
         positions: of the language model in one batch; more uses more memory, and a GPU better.
-        window: bytes of tiles that are held at once; samples are sorted by length within.
-        workers: threads that read files and cut tiles.
+        window: bytes of tiles that are scored together; samples are sorted by length within.
+        workers: threads that read files and cut tiles; with several, the next window is read while one is scored.
         first: number of the first conversation, as errors name it.
 
     Raises: DeltaLossError for a conversation that cannot be read, has no answer, or exceeds a model's context.
@@ -67,7 +67,8 @@ def delta_loss(
     models = (large, small)
     processors = [model.needed_processor() for model in models]
     alike = same_tower(large, small)
-    for samples in windows(conversations, processors, limit=window, first=first, workers=workers):
+    made = windows(conversations, processors, limit=window, first=first, workers=workers)
+    for samples in ahead(made) if workers > 1 else made:
         for index, model in enumerate(models):
             check_lengths(model, samples, index)
         ours, theirs = ([sample.inputs[index] for sample in samples] for index in range(2))
