@@ -5,8 +5,8 @@
 
 Qwen2-1.5B's shape with random weights, a process a model, one after the other:
 
-``W4A16``  nvila: 4-bit weights in groups of 128 on the kernels that the cpu backend chose, an output head in 8 bits,
-           the embedding in bfloat16 as in its file, all else float32
+``W4A16``  nvila: 4-bit weights in groups of 128 on the kernels that the cpu backend chose, the output head too, whose
+           best scores are made again from the embedding, which is bfloat16 as in its file; all else float32
 ``bf16``   transformers' Qwen2ForCausalLM in bfloat16
 ``fp32``   the same in float32
 ``Q4_0``   llama.cpp, in an environment that has llama-cpp-python, on a file that ``make_gguf.py`` made there
@@ -66,17 +66,17 @@ def timed(prefill: Callable[[], object], step: Callable[[], object], answer: int
 
 def ours(options: argparse.Namespace) -> dict[str, Any]:
     from nvila_kernels import Int4Linear
-    from nvila_kernels.cpu import settle_
+    from nvila_kernels.cpu import Shape, settle_
+    from nvila_kernels.cpu.choice import layer_bytes
     from nvila_kernels.policy import linear_layers
-    from nvila_model.joined import join_
     from nvila_model.prefill import prefill
     from nvila_model.qwen2 import Qwen2
-    from nvila_model.settled import int8_head
+    from nvila_model.settled import screened, settle_language
     from nvila_model.vocabulary import StoredEmbedding
 
     shapes = ((WIDTH, WIDTH + 2 * KV_HEADS * WIDTH // HEADS), (WIDTH, WIDTH), (WIDTH, 2 * MLP), (MLP, WIDTH))
     settle_(nn.Sequential(*(Int4Linear(k, n, group_size=GROUP) for k, n in shapes)))  # measured before memory counts
-    int8_head(torch.ones(2048, WIDTH))(torch.ones(1, WIDTH))
+    screened(torch.randn(8192, WIDTH))(torch.ones(1, WIDTH))
     gc.collect()
     before = memory("VmRSS")
     with torch.device("meta"):
@@ -87,8 +87,8 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     table = torch.empty(VOCABULARY, WIDTH, dtype=torch.bfloat16)
     fill(table)
     model.embed_tokens = StoredEmbedding(table, dtype=torch.float32)
-    weights = table.nbytes + VOCABULARY * (WIDTH + 4)
-    model.lm_head = int8_head(table)  # pyright: ignore
+    weights = table.nbytes + int(layer_bytes(Shape(rows=1, k=WIDTH, n=VOCABULARY, group=GROUP)))
+    model.lm_head = screened(table)  # pyright: ignore
     model.norm.to_empty(device="cpu")
     nn.init.ones_(model.norm.weight)
     kernels: set[str] = set()
@@ -102,9 +102,8 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         for name in ("input_layernorm", "post_attention_layernorm"):
             norm = block.get_submodule(name).to_empty(device="cpu")
             nn.init.ones_(norm.weight)
-        join_(block)
-        for each in settle_(block):
-            kernels |= {f"{phase}: {kernel}" for phase, kernel in each.choice.kernels.items()}
+    for each in settle_language(model):
+        kernels |= {f"{phase}: {kernel}" for phase, kernel in each.choice.kernels.items()}
     cache = model.cache(1, options.prompt + options.answer)
     model.eval()
 

@@ -35,12 +35,14 @@ class KVCache:
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write new positions of one layer behind those that are filled; return all filled ones."""
-        end = self.length + keys.shape[2]
+        count = keys.shape[2]
+        end = self.length + count
         if end > self.capacity:
             raise ValueError(f"position {end} is beyond the cache of {self.capacity}: make a longer cache")
-        self.keys[layer, :, :, self.length : end] = keys
-        self.values[layer, :, :, self.length : end] = values
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        all_keys, all_values = self.keys[layer], self.values[layer]
+        all_keys.narrow(2, self.length, count).copy_(keys)
+        all_values.narrow(2, self.length, count).copy_(values)
+        return all_keys.narrow(2, 0, end), all_values.narrow(2, 0, end)
 
     def advance(self, count: int) -> None:
         """Count ``count`` positions as filled, after every layer has written them."""

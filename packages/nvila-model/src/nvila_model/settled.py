@@ -12,13 +12,19 @@ from typing import cast
 import torch
 from nvila_kernels.cpu import Settled, SettledLinear, settle_
 from nvila_kernels.cpu.choice import MEMORY
-from nvila_kernels.cpu.prepared import Prepared
+from nvila_kernels.cpu.machine import give_back
+from nvila_kernels.cpu.prepared import prepare
 from nvila_kernels.cpu.settle import chosen
-from nvila_kernels.quantization import Int8Codes, quantize_int8
+from nvila_kernels.cpu.shape import shape_of
+from nvila_kernels.pack import BLOCK
+from nvila_kernels.quantization import Int4Codes, quantize_int4
 from torch import Tensor, nn
 
+from nvila_model.graph_block import graph_block
 from nvila_model.joined import join_
 from nvila_model.nvila import NVILA
+from nvila_model.qwen2 import Block, Qwen2
+from nvila_model.vocabulary import ScreenedHead
 
 ROWS = 4096
 """Rows of the output head that are held as floats at a time."""
@@ -33,39 +39,55 @@ def settle_model(
         model: on the CPU. Layers of floats stay as they are.
         memory: packed weights may take so many times the layer's own bytes.
         int8_activations: whether 4-bit layers may round activations to 8 bits.
-        head: give the output head 8-bit weights as well. A token reads all of it, and in floats it takes as long as
-            half of the 4-bit layers. A head that is tied to the embedding becomes a copy.
+        head: screen tokens by an output head of 4 bits. A token reads all of it, and in floats it takes as long as
+            half of the 4-bit layers. The scores of the best tokens are still those of the head itself.
 
     Returns: the kernels of each layer.
     """
-    join_(model.llm)
-    done = settle_(model.llm, memory=memory, int8_activations=int8_activations)
+    done = settle_language(model.llm, memory=memory, int8_activations=int8_activations)
     lines = [Settled(name=f"llm.{each.name}", choice=each.choice) for each in done]
     if head:
-        lines.append(settle_head(model, memory=memory))
+        lines.append(settle_head(model, memory=memory, int8_activations=int8_activations))
     done = settle_(cast(nn.Module, model.vision), phases=("prefill",), memory=memory)
     lines += [Settled(name=f"vision.{each.name}", choice=each.choice) for each in done]
     return tuple(lines)
 
 
-def settle_head(model: NVILA, *, memory: float = MEMORY) -> Settled:
-    """The output head in 8 bits, for one token at a time."""
+def settle_language(llm: Qwen2, *, memory: float = MEMORY, int8_activations: bool = True) -> list[Settled]:
+    """The blocks of a language model, as graphs where one kernel is best for all of their layers."""
+    done: list[Settled] = []
+    for index, block in enumerate(llm.layers):
+        join_(block)
+        made = graph_block(cast(Block, block), memory=memory, int8_activations=int8_activations)
+        if made is not None:
+            llm.layers[index] = made
+            done += made.settled(f"layers.{index}")
+            del block
+            give_back()
+    return done + list(settle_(llm, memory=memory, int8_activations=int8_activations))
+
+
+def settle_head(model: NVILA, *, memory: float = MEMORY, int8_activations: bool = True) -> Settled:
+    """The output head with a rough copy of 4 bits."""
     llm = model.llm
     weight = llm.embed_tokens.weight if llm.lm_head is None else llm.lm_head.weight
-    head = int8_head(weight, memory=memory)
+    head = screened(weight, memory=memory, int8_activations=int8_activations)
     llm.lm_head = cast(nn.Linear, head)
-    return Settled(name="llm.lm_head", choice=head.prepared.choice)
+    return Settled(name="llm.lm_head.rough", choice=cast(SettledLinear, head.rough).prepared.choice)
 
 
 @torch.no_grad()
-def int8_head(weight: Tensor, *, memory: float = MEMORY) -> SettledLinear:
-    """A layer of 8-bit weights, quantized a few rows at a time: in floats the vocabulary takes gigabytes."""
+def screened(weight: Tensor, *, memory: float = MEMORY, int8_activations: bool = True) -> ScreenedHead:
+    """A head for one token at a time. It is quantized some rows at a time: in floats the vocabulary takes gigabytes."""
     rows, width = weight.shape
-    codes = torch.empty(rows, width, dtype=torch.int8)
-    scale = torch.empty(rows)
-    for start in range(0, rows, ROWS):
-        part = slice(start, start + ROWS)
-        codes[part], scale[part] = quantize_int8(weight[part])
-    eight = Int8Codes(codes=codes, scale=scale)
-    prepared = Prepared(eight, chosen(eight, phases=("decode",), memory=memory))
-    return SettledLinear(prepared, in_features=width, out_features=rows, bias=None)
+    parts = [quantize_int4(weight[start : start + ROWS].float(), group_size=BLOCK) for start in range(0, rows, ROWS)]
+    codes = Int4Codes(
+        codes=torch.cat([part.codes for part in parts]),
+        scale=torch.cat([part.scale for part in parts]),
+        zero=torch.cat([part.zero for part in parts]),
+        group_size=parts[0].group_size,
+    )
+    del parts
+    choice = chosen(shape_of(codes), phases=("decode",), memory=memory, int8_activations=int8_activations)
+    rough = SettledLinear(prepare(codes, choice), in_features=width, out_features=rows, bias=None)
+    return ScreenedHead(rough, weight)

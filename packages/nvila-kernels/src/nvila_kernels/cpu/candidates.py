@@ -5,7 +5,7 @@ from typing import Literal
 from nvila_kernels.cpu.dense import DENSE4
 from nvila_kernels.cpu.integers import FBGEMM4, FBGEMM8, FLOATS8, ONEDNN4, ONEDNN8
 from nvila_kernels.cpu.kernel import Kernel
-from nvila_kernels.cpu.onnx_graph import NBITS_FLOAT, NBITS_INT8
+from nvila_kernels.cpu.matmul_nbits import NBITS_FLOAT, NBITS_INT8
 from nvila_kernels.cpu.packed_int4 import PACKED_INT4
 
 CANDIDATES: tuple[Kernel, ...] = (

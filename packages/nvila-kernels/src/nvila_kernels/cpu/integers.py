@@ -12,6 +12,7 @@ integers: the codes become float32 for the length of a product.
 """
 
 import warnings
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -66,20 +67,24 @@ def saturates() -> bool:
     return bool((found < 0.99 * exact).any())
 
 
+def some_rows(codes: Tensor) -> Iterator[Tensor]:
+    for start in range(0, len(codes), ROWS_AT_ONCE):
+        yield codes[start : start + ROWS_AT_ONCE]
+
+
 def largest_pair(codes: Tensor) -> int:
     """The most that two neighbouring weights of one sign add up to, over int8 ``[n, k]``."""
     most = 1
-    for rows in codes.split(ROWS_AT_ONCE):
-        pairs = F.pad(rows.short(), (0, rows.shape[1] % 2)).unflatten(1, (-1, 2))
-        first, second = pairs.unbind(-1)
-        most = max(most, int((first.clamp(min=0) + second.clamp(min=0)).max()))
-        most = max(most, -int((first.clamp(max=0) + second.clamp(max=0)).min()))
+    for rows in some_rows(codes):
+        even: Tensor = F.pad(rows.short(), (0, rows.shape[1] % 2))
+        for signed in (even, torch.neg(even)):
+            most = max(most, int((signed[:, 0::2].relu() + signed[:, 1::2].relu()).max()))
     return most
 
 
 def row_sums(codes: Tensor) -> Tensor:
     """float32 ``[n]`` of int8 ``[n, k]``."""
-    return torch.cat([rows.sum(1, dtype=torch.float32) for rows in codes.split(ROWS_AT_ONCE)])
+    return torch.cat([rows.sum(1, dtype=torch.float32) for rows in some_rows(codes)])
 
 
 def pack_fbgemm(codes: Codes) -> Run:

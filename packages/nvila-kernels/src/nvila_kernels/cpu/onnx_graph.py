@@ -1,12 +1,14 @@
-"""onnxruntime's ``MatMulNBits``: a graph of one node for each weight, which the runtime repacks for its processor.
+"""Graphs of onnxruntime that are built here and run on torch's tensors.
 
-With accuracy level 4 activations become int8 in blocks of the group's size; with level 1 they stay float32. Every
-graph has its own threads, as many as torch has when it is made, which sleep between its products: the pool that graphs
+Weights go through a file of their own, where the runtime finds them: inside a graph they would be copied four times.
+
+Every graph has its own threads, as many as torch has when it is made, which sleep when it is done: the pool that graphs
 could share keeps spinning on cores that torch needs for the next operation, and nothing turns that off from Python.
 """
 
 import importlib
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,24 +16,93 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nvila_kernels.cpu.kernel import Codes, Kernel, Run
-from nvila_kernels.quantization import Int4Codes
+from nvila_kernels.cpu.kernel import GraphRun
 
-SMALLEST_BLOCK = 16
 OPSET = 21
 IR_VERSION = 10
+CONTRIBUTED = "com.microsoft"
+"""The domain of onnxruntime's own operators."""
+FLOAT = 1
+WEIGHTS, SMALL = "weights.bin", 1024
+"""The file of constants beside a graph, and the bytes up to which they stand in the graph itself."""
 
 
 def missing() -> str | None:
+    """Why graphs cannot run here; None if they can."""
     absent = [name for name in ("onnxruntime", "onnx") if importlib.util.find_spec(name) is None]
     return f"{' and '.join(absent)} not installed: pip install 'nvila-kernels[cpu]'" if absent else None
 
 
-def session(graph: bytes) -> Any:
-    """A graph ready to run, which keeps nothing of ``graph`` but its own packing.
+class Graph:
+    """A graph in the making. Edges are float32 ``[rows, width]`` and go by their names.
 
-    It is read from a file, because a session that is made of bytes holds on to them.
+    Args:
+        inputs: names and widths, in the order in which a run takes them.
     """
+
+    def __init__(self, inputs: Mapping[str, int]) -> None:
+        self.inputs = dict(inputs)
+        self.nodes: list[Any] = []
+        self.tensors: list[Any] = []
+        self.weights: list[Any] = []
+        self.written = 0
+
+    def hold(self, tensor: Tensor) -> str:
+        """A constant of the graph."""
+        onnx: Any = importlib.import_module("onnx")
+        name = f"held{len(self.tensors)}"
+        array = tensor.detach().contiguous().numpy()
+        if array.nbytes <= SMALL:
+            self.tensors.append(onnx.numpy_helper.from_array(array, name))
+            return name
+        kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        place = {"location": WEIGHTS, "offset": self.written, "length": array.nbytes}
+        held = onnx.TensorProto(name=name, data_type=kind, dims=array.shape, data_location=onnx.TensorProto.EXTERNAL)
+        for key, value in place.items():
+            held.external_data.add(key=key, value=str(value))
+        self.weights.append(array)
+        self.written += array.nbytes
+        self.tensors.append(held)
+        return name
+
+    def add(self, kind: str, *edges: str, domain: str = "", **attributes: Any) -> str:
+        """An operator of one result; returns its edge."""
+        return self.add_several(kind, *edges, results=1, domain=domain, **attributes)[0]
+
+    def add_several(self, kind: str, *edges: str, results: int, domain: str = "", **attributes: Any) -> list[str]:
+        """An operator of several results."""
+        onnx: Any = importlib.import_module("onnx")
+        made = [f"edge{len(self.nodes)}.{index}" for index in range(results)]
+        self.nodes.append(onnx.helper.make_node(kind, edges, made, domain=domain, **attributes))
+        return made
+
+    def run(self, result: str, width: int) -> GraphRun:
+        """The graph made ready, once: contiguous float32 inputs in order -> ``[rows, width]`` of one edge."""
+        onnx: Any = importlib.import_module("onnx")
+        widths = [*self.inputs.items(), (result, width)]
+        edges = [onnx.helper.make_tensor_value_info(name, FLOAT, ["rows", size]) for name, size in widths]
+        graph = onnx.helper.make_graph(self.nodes, "graph", edges[:-1], edges[-1:], self.tensors)
+        domains = [onnx.helper.make_opsetid(name, number) for name, number in (("", OPSET), (CONTRIBUTED, 1))]
+        model = onnx.helper.make_model(graph, opset_imports=domains)
+        model.ir_version = IR_VERSION
+        with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            with (Path(folder) / WEIGHTS).open("wb") as file:
+                while self.weights:
+                    file.write(self.weights.pop(0).data)
+            path = Path(folder) / "graph.onnx"
+            path.write_bytes(model.SerializeToString())
+            ready = session(path)
+        names = list(self.inputs)
+
+        def run(*inputs: Tensor) -> Tensor:
+            given = {name: tensor.detach().numpy() for name, tensor in zip(names, inputs, strict=True)}
+            return torch.from_numpy(ready.run(None, given)[0])  # pyright: ignore[reportUnknownMemberType]
+
+        return run
+
+
+def session(graph: Path) -> Any:
+    """A graph ready to run."""
     runtime: Any = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
@@ -39,66 +110,4 @@ def session(graph: bytes) -> Any:
     options.enable_mem_pattern = False
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "linear.onnx"
-        file.write_bytes(graph)
-        return runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-
-def graph_of(codes: Int4Codes, accuracy: int) -> bytes:
-    """``y = x @ weight.T`` as an ONNX model. Raises: ValueError for groups that are no power of two."""
-    onnx: Any = importlib.import_module("onnx")
-    n, k, group = codes.out_features, codes.in_features, codes.group_size
-    if group < SMALLEST_BLOCK or group & (group - 1):
-        raise ValueError(f"groups of {group}; it takes powers of two from {SMALLEST_BLOCK}")
-    groups = -(-k // group)
-    values = torch.nn.functional.pad(codes.codes, (0, groups * group - k))
-    zero = torch.nn.functional.pad(codes.zero, (0, groups % 2))
-    tensors = {
-        "weight": pairs(values).reshape(n, groups, group // 2),
-        "scale": codes.scale.float().flatten(),
-        "zero": pairs(zero).flatten(),
-    }
-    node = onnx.helper.make_node(
-        "MatMulNBits", ["x", *tensors], ["y"], domain="com.microsoft",
-        K=k, N=n, bits=4, block_size=group, accuracy_level=accuracy,
-    )  # fmt: skip
-    edges = [onnx.helper.make_tensor_value_info(name, 1, ["rows", width]) for name, width in (("x", k), ("y", n))]
-    held = [onnx.numpy_helper.from_array(tensor.numpy(), name) for name, tensor in tensors.items()]
-    graph = onnx.helper.make_graph([node], "linear", edges[:1], edges[1:], held)
-    domains = [onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid("com.microsoft", 1)]
-    model = onnx.helper.make_model(graph, opset_imports=domains)
-    model.ir_version = IR_VERSION
-    return model.SerializeToString()
-
-
-def pairs(values: Tensor) -> Tensor:
-    """Two 4-bit values a byte, the first in its lower half."""
-    return (values[:, 0::2] | values[:, 1::2] << 4).contiguous()
-
-
-def pack(codes: Codes, accuracy: int) -> Run:
-    assert isinstance(codes, Int4Codes)
-    ready = session(graph_of(codes, accuracy))
-    return lambda x: torch.from_numpy(ready.run(None, {"x": x.detach().numpy()})[0])  # pyright: ignore[reportUnknownMemberType]
-
-
-def pack_int8(codes: Codes) -> Run:
-    return pack(codes, 4)
-
-
-def pack_float(codes: Codes) -> Run:
-    return pack(codes, 1)
-
-
-def size(n: int, k: int, group: int) -> float:
-    """Codes, a float32 scale and sum a group, half a byte of zero point."""
-    return n * k * (0.5 + 8.5 / group)
-
-
-NBITS_INT8 = Kernel(
-    name="onnxruntime MatMulNBits int8", bits=4, activations="int8", bytes=size, pack=pack_int8, missing=missing
-)
-NBITS_FLOAT = Kernel(
-    name="onnxruntime MatMulNBits", bits=4, activations="float32", bytes=size, pack=pack_float, missing=missing
-)
+    return runtime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])

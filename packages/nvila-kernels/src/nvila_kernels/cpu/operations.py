@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from nvila_kernels import reference
 from nvila_kernels.cpu.kernel import Codes
-from nvila_kernels.cpu.prepared import Prepared
+from nvila_kernels.cpu.prepared import Prepared, prepare
 from nvila_kernels.cpu.settle import chosen
-from nvila_kernels.cpu.shape import in_blocks
+from nvila_kernels.cpu.shape import in_blocks, shape_of
 from nvila_kernels.quantization import Int8Codes
 
 _held: dict[tuple[Any, ...], tuple[Any, Prepared]] = {}
@@ -31,7 +31,7 @@ def held(weight: Tensor, scale: Tensor, extra: tuple[Any, ...], codes: Callable[
             if ref.expired() or old[0] == owner.cdata:
                 del _held[old]
         made = in_blocks(codes())
-        _held[key] = owner, Prepared(made, chosen(made))
+        _held[key] = owner, prepare(made, chosen(shape_of(made)))
     return _held[key][1]
 
 

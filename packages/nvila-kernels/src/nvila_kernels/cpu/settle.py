@@ -14,17 +14,50 @@ from torch.nn import functional as F
 
 from nvila_kernels.cpu.cache import timings
 from nvila_kernels.cpu.choice import MEMORY, Choice, choose
-from nvila_kernels.cpu.kernel import Codes
 from nvila_kernels.cpu.machine import give_back
 from nvila_kernels.cpu.measurement import Measurement
-from nvila_kernels.cpu.prepared import Prepared, prepared_linear
-from nvila_kernels.cpu.shape import PHASES, Phase, in_blocks, shape_of
+from nvila_kernels.cpu.prepared import Prepared, prepare, prepared_rows
+from nvila_kernels.cpu.shape import PHASES, Phase, Shape, in_blocks, shape_of
 from nvila_kernels.modules import Int4Linear, Int8Linear
 from nvila_kernels.policy import every_module
 
 
-class SettledLinear(nn.Module):
-    """A quantized linear layer in the packing of this machine's kernels. Inference on the CPU only.
+class SettledRows(nn.Module):
+    """Something packed for this machine's kernels, which makes rows of rows. Inference on the CPU only.
+
+    Args:
+        prepared: the packed weights.
+        out_features: width of what comes out.
+
+    Shapes: ``[..., k_i]``, one or more -> ``[..., out_features]`` of the same float type.
+    """
+
+    number: Tensor
+
+    def __init__(self, prepared: Prepared, *, out_features: int) -> None:
+        super().__init__()
+        self.prepared = prepared
+        self.out_features = out_features
+        self.register_buffer("number", torch.tensor(prepared.number), persistent=False)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        rows = [x.reshape(-1, x.shape[-1]) for x in inputs]
+        if torch.compiler.is_compiling() or not len(rows[0]):
+            out = prepared_rows(rows, self.number, self.out_features)
+        else:  # an operator that is written in Python costs a token more than a small product
+            out = self.prepared(*rows)
+        return out.reshape(*inputs[0].shape[:-1], self.out_features)
+
+    def _save_to_state_dict(self, destination: dict[str, object], prefix: str, keep_vars: bool) -> None:
+        raise ValueError(f"{prefix.rstrip('.')} is packed for this machine and cannot be saved: load the model again")
+
+    def extra_repr(self) -> str:
+        kernels = ", ".join(f"{phase}={name!r}" for phase, name in self.prepared.choice.kernels.items())
+        return f"{self.out_features}, {kernels}"
+
+
+class SettledLinear(SettledRows):
+    """A quantized linear layer in the packing of this machine's kernels.
 
     Args:
         prepared: the packed weight.
@@ -34,53 +67,44 @@ class SettledLinear(nn.Module):
     Shapes: ``[..., in_features] -> [..., out_features]`` of the same float type.
     """
 
-    number: Tensor
     bias: Tensor | None
 
     def __init__(
         self, prepared: Prepared, *, in_features: int, out_features: int, bias: Tensor | None, gelu: bool = False
     ) -> None:
-        super().__init__()
-        self.prepared = prepared
-        self.in_features, self.out_features, self.gelu = in_features, out_features, gelu
-        self.register_buffer("number", torch.tensor(prepared.number), persistent=False)
+        super().__init__(prepared, out_features=out_features)
+        self.in_features, self.gelu = in_features, gelu
         self.register_buffer("bias", bias, persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """Raises: ValueError for activations of another width."""
+        (x,) = inputs
         if x.shape[-1] != self.in_features:
             raise ValueError(
                 f"x has {x.shape[-1]} features, the layer reads {self.in_features}: pass those it was made for"
             )
-        out = prepared_linear(x.reshape(-1, self.in_features), self.number, self.out_features)
+        out = super().forward(x)
         if self.bias is not None:
             out = out + self.bias.to(out.dtype)
-        if self.gelu:
-            out = F.gelu(out, approximate="tanh")
-        return out.reshape(*x.shape[:-1], self.out_features)
-
-    def _save_to_state_dict(self, destination: dict[str, object], prefix: str, keep_vars: bool) -> None:
-        raise ValueError(f"{prefix.rstrip('.')} is packed for this machine and cannot be saved: load the model again")
+        return F.gelu(out, approximate="tanh") if self.gelu else out
 
     def extra_repr(self) -> str:
-        kernels = ", ".join(f"{phase}={name!r}" for phase, name in self.prepared.choice.kernels.items())
-        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {kernels}"
+        return f"{self.in_features}, bias={self.bias is not None}, {super().extra_repr()}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settled:
-    """What became of one layer: its name, and the kernels that won."""
+    """What became of one layer, or of several in one graph: its name, and the kernels that won."""
 
     name: str
     choice: Choice
 
 
 def chosen(
-    codes: Codes, *, phases: Iterable[Phase] = PHASES, memory: float = MEMORY, int8_activations: bool = True
+    shape: Shape, *, phases: Iterable[Phase] = PHASES, memory: float = MEMORY, int8_activations: bool = True
 ) -> Choice:
-    """The kernels for one weight, measured if its shape never was. Raises: ValueError if none is left."""
-    found: dict[Phase, Mapping[str, Measurement]] = {phase: timings().of(shape_of(codes, phase)) for phase in phases}
-    shape = shape_of(codes, "decode")
+    """The kernels for weights of a shape, measured if it never was. Raises: ValueError if none is left."""
+    found: dict[Phase, Mapping[str, Measurement]] = {phase: timings().of(shape.at(phase)) for phase in phases}
     return choose(shape, found, memory=memory, int8_activations=int8_activations)
 
 
@@ -129,9 +153,9 @@ def settle_linear(
     if weight.device.type != "cpu":
         raise ValueError(f"the layer is on {weight.device}, these kernels run on the CPU: move it there first")
     codes = in_blocks(layer.codes())
-    choice = chosen(codes, phases=phases, memory=memory, int8_activations=int8_activations)
+    choice = chosen(shape_of(codes), phases=phases, memory=memory, int8_activations=int8_activations)
     return SettledLinear(
-        Prepared(codes, choice),
+        prepare(codes, choice),
         in_features=layer.in_features,
         out_features=layer.out_features,
         bias=layer.bias,

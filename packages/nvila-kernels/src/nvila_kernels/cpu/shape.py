@@ -39,14 +39,18 @@ class Shape:
         """The shape whose times stand for this one's."""
         return replace(self, rows=ROWS[self.phase], n=min(self.n, COLUMNS[self.phase]))
 
+    def at(self, phase: Phase) -> "Shape":
+        """The same weight with the rows of a phase."""
+        return replace(self, rows=ROWS[phase])
+
     def __str__(self) -> str:
         return f"{self.rows}x{self.k}x{self.n} " + (f"w4 g{self.group}" if self.group else "w8")
 
 
-def shape_of(codes: Codes, phase: Phase) -> Shape:
-    """What one phase asks of a layer."""
+def shape_of(codes: Codes) -> Shape:
+    """What one token asks of a weight."""
     n, k = codes.codes.shape
-    return Shape(rows=ROWS[phase], k=k, n=n, group=codes.group_size if isinstance(codes, Int4Codes) else 0)
+    return Shape(rows=1, k=k, n=n, group=codes.group_size if isinstance(codes, Int4Codes) else 0)
 
 
 def in_blocks(codes: Codes) -> Codes:

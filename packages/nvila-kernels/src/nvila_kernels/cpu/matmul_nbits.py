@@ -1,0 +1,62 @@
+"""onnxruntime's ``MatMulNBits``: 4-bit weights, which the runtime repacks for its processor.
+
+With accuracy level 4 activations become int8 in blocks of the group's size; with level 1 they stay float32.
+"""
+
+import torch
+from torch import Tensor
+
+from nvila_kernels.cpu.kernel import Codes, Kernel, Run
+from nvila_kernels.cpu.onnx_graph import CONTRIBUTED, Graph, missing
+from nvila_kernels.quantization import Int4Codes
+
+SMALLEST_BLOCK = 16
+
+
+def add_weight(graph: Graph, x: str, codes: Int4Codes, accuracy: int) -> str:
+    """``x @ weight.T`` in a graph. Raises: ValueError for groups that are no power of two."""
+    n, k, group = codes.out_features, codes.in_features, codes.group_size
+    if group < SMALLEST_BLOCK or group & (group - 1):
+        raise ValueError(f"groups of {group}; it takes powers of two from {SMALLEST_BLOCK}")
+    groups = -(-k // group)
+    values = torch.nn.functional.pad(codes.codes, (0, groups * group - k))
+    zero = torch.nn.functional.pad(codes.zero, (0, groups % 2))
+    held = (pairs(values).reshape(n, groups, group // 2), codes.scale.float().flatten(), pairs(zero).flatten())
+    return graph.add(
+        "MatMulNBits", x, *map(graph.hold, held), domain=CONTRIBUTED,
+        K=k, N=n, bits=4, block_size=group, accuracy_level=accuracy,
+    )  # fmt: skip
+
+
+def pairs(values: Tensor) -> Tensor:
+    """Two 4-bit values a byte, the first in its lower half."""
+    return (values[:, 0::2] | values[:, 1::2] << 4).contiguous()
+
+
+def pack(codes: Codes, accuracy: int) -> Run:
+    assert isinstance(codes, Int4Codes)
+    graph = Graph({"x": codes.in_features})
+    return graph.run(add_weight(graph, "x", codes, accuracy), codes.out_features)
+
+
+def pack_int8(codes: Codes) -> Run:
+    return pack(codes, 4)
+
+
+def pack_float(codes: Codes) -> Run:
+    return pack(codes, 1)
+
+
+def size(n: int, k: int, group: int) -> float:
+    """Codes, a float32 scale and sum a group, half a byte of zero point."""
+    return n * k * (0.5 + 8.5 / group)
+
+
+NBITS_INT8 = Kernel(
+    name="onnxruntime MatMulNBits int8", bits=4, activations="int8", bytes=size, pack=pack_int8, missing=missing
+)
+NBITS_FLOAT = Kernel(
+    name="onnxruntime MatMulNBits", bits=4, activations="float32", bytes=size, pack=pack_float, missing=missing
+)
+ACCURACY = {NBITS_INT8.name: 4, NBITS_FLOAT.name: 1}
+"""The accuracy level by which a kernel of this module stands in a larger graph."""
