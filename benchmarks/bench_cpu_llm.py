@@ -68,6 +68,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     from nvila_kernels import Int4Linear
     from nvila_kernels.cpu import Shape, settle_
     from nvila_kernels.cpu.choice import layer_bytes
+    from nvila_kernels.cpu.memory import apart
     from nvila_kernels.policy import linear_layers
     from nvila_model.prefill import prefill
     from nvila_model.qwen2 import Qwen2
@@ -88,7 +89,8 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     fill(table)
     model.embed_tokens = StoredEmbedding(table, dtype=torch.float32)
     weights = table.nbytes + int(layer_bytes(Shape(rows=1, k=WIDTH, n=VOCABULARY, group=GROUP)))
-    model.lm_head = screened(table)  # pyright: ignore
+    with apart():
+        model.lm_head = screened(table)  # pyright: ignore
     model.norm.to_empty(device="cpu")
     nn.init.ones_(model.norm.weight)
     kernels: set[str] = set()
@@ -102,7 +104,9 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         for name in ("input_layernorm", "post_attention_layernorm"):
             norm = block.get_submodule(name).to_empty(device="cpu")
             nn.init.ones_(norm.weight)
-    for each in settle_language(model):
+    with apart():
+        settled = settle_language(model)
+    for each in settled:
         kernels |= {f"{phase}: {kernel}" for phase, kernel in each.choice.kernels.items()}
     cache = model.cache(1, options.prompt + options.answer)
     model.eval()

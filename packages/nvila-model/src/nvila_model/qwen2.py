@@ -82,24 +82,25 @@ class Attention(nn.Module):
         q = rotate(rearrange(queries, "b t (h d) -> b h t d", h=self.heads), *angles)
         k = rotate(rearrange(keys, "b t (h d) -> b h t d", h=self.kv_heads), *angles)
         v = rearrange(values, "b t (h d) -> b h t d", h=self.kv_heads)
-        return self.o_proj(self.attend(q, k, v, mask, cache, layer))
+        return self.o_proj(attend(q, k, v, mask, cache, layer))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
-        """What is between the products. Shapes: ``[b, heads, t, d]``, rotated -> ``[b, t, heads * d]``."""
-        if cache is not None:
-            k, v = cache.update(layer, k, v)
-        if q.shape[2] == 1:
-            out = self.attend_once(q, k, v, mask)
-        else:
-            shared = self.heads != self.kv_heads
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=shared)
-        return rearrange(out, "b h t d -> b t (h d)")
 
-    def attend_once(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """One position a row: heads that share keys become queries of one head, so that keys are read once for all."""
-        together = rearrange(q, "b (kv group) 1 d -> b kv group d", kv=self.kv_heads)
-        out = F.scaled_dot_product_attention(together, k, v, attn_mask=mask)
-        return rearrange(out, "b kv group d -> b (kv group) 1 d")
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
+    """What is between the products of attention. Shapes: ``[b, heads, t, d]``, rotated -> ``[b, t, heads * d]``."""
+    if cache is not None:
+        k, v = cache.update(layer, k, v)
+    if q.shape[2] == 1:
+        return attend_once(q, k, v, mask)
+    shared = q.shape[1] != k.shape[1]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=shared)
+    return rearrange(out, "b h t d -> b t (h d)")
+
+
+def attend_once(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """One position a row: heads that share keys become queries of one head, so that keys are read once for all."""
+    together = rearrange(q, "b (kv group) 1 d -> b kv group d", kv=k.shape[1])
+    out = F.scaled_dot_product_attention(together, k, v, attn_mask=mask)
+    return rearrange(out, "b kv group d -> b 1 (kv group d)")
 
 
 class GatedMLP(nn.Module):
@@ -177,6 +178,7 @@ class Qwen2(nn.Module):
             raise ValueError(f"{heads} query heads cannot be shared by {kv_heads} key-value heads: use a divisor")
         self.head_dim = head_dim or width // heads
         self.kv_heads = kv_heads
+        self.depth = layers
         self.rope_theta, self.rope_factor = rope_theta, rope_factor
         self.gradient_checkpointing = False
         self.embed_tokens = nn.Embedding(vocab_size, width)
@@ -202,7 +204,7 @@ class Qwen2(nn.Module):
     def cache(self, batch: int, length: int) -> KVCache:
         """A key-value cache for ``batch`` rows of at most ``length`` positions."""
         return KVCache(
-            layers=len(self.layers), batch=batch, heads=self.kv_heads, length=length,
+            layers=self.depth, batch=batch, heads=self.kv_heads, length=length,
             head_dim=self.head_dim, dtype=self.dtype, device=self.device,
         )  # fmt: skip
 

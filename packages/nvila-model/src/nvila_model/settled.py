@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from nvila_kernels.cpu import Settled, SettledLinear, settle_
+from nvila_kernels.cpu import Settled, SettledLinear, SettledRows, settle_
 from nvila_kernels.cpu.choice import MEMORY
-from nvila_kernels.cpu.machine import give_back
+from nvila_kernels.cpu.memory import apart, give_back
 from nvila_kernels.cpu.prepared import prepare
 from nvila_kernels.cpu.settle import chosen
 from nvila_kernels.cpu.shape import shape_of
@@ -20,10 +20,10 @@ from nvila_kernels.pack import BLOCK
 from nvila_kernels.quantization import Int4Codes, quantize_int4
 from torch import Tensor, nn
 
-from nvila_model.graph_block import graph_block
+from nvila_model.graph_stack import graph_stack
 from nvila_model.joined import join_
 from nvila_model.nvila import NVILA
-from nvila_model.qwen2 import Block, Qwen2
+from nvila_model.qwen2 import Qwen2
 from nvila_model.vocabulary import ScreenedHead
 
 ROWS = 4096
@@ -44,10 +44,11 @@ def settle_model(
 
     Returns: the kernels of each layer.
     """
-    done = settle_language(model.llm, memory=memory, int8_activations=int8_activations)
-    lines = [Settled(name=f"llm.{each.name}", choice=each.choice) for each in done]
-    if head:
-        lines.append(settle_head(model, memory=memory, int8_activations=int8_activations))
+    with apart():
+        done = settle_language(model.llm, memory=memory, int8_activations=int8_activations)
+        lines = [Settled(name=f"llm.{each.name}", choice=each.choice) for each in done]
+        if head:
+            lines.append(settle_head(model, memory=memory, int8_activations=int8_activations))
     done = settle_(cast(nn.Module, model.vision), phases=("prefill",), memory=memory)
     lines += [Settled(name=f"vision.{each.name}", choice=each.choice) for each in done]
     return tuple(lines)
@@ -55,16 +56,15 @@ def settle_model(
 
 def settle_language(llm: Qwen2, *, memory: float = MEMORY, int8_activations: bool = True) -> list[Settled]:
     """The blocks of a language model, as graphs where one kernel is best for all of their layers."""
-    done: list[Settled] = []
-    for index, block in enumerate(llm.layers):
+    for block in llm.layers:
         join_(block)
-        made = graph_block(cast(Block, block), memory=memory, int8_activations=int8_activations)
-        if made is not None:
-            llm.layers[index] = made
-            done += made.settled(f"layers.{index}")
-            del block
-            give_back()
-    return done + list(settle_(llm, memory=memory, int8_activations=int8_activations))
+        give_back()
+    stack = graph_stack(llm.layers, memory=memory, int8_activations=int8_activations)
+    if stack is None:
+        return list(settle_(llm, memory=memory, int8_activations=int8_activations))
+    llm.layers.append(stack)
+    graphs = {f"layers.0.graphs.{index}": cast(SettledRows, graph) for index, graph in enumerate(stack.graphs)}
+    return [Settled(name=name, choice=graph.prepared.choice) for name, graph in graphs.items()]
 
 
 def settle_head(model: NVILA, *, memory: float = MEMORY, int8_activations: bool = True) -> Settled:
@@ -80,14 +80,19 @@ def settle_head(model: NVILA, *, memory: float = MEMORY, int8_activations: bool 
 def screened(weight: Tensor, *, memory: float = MEMORY, int8_activations: bool = True) -> ScreenedHead:
     """A head for one token at a time. It is quantized some rows at a time: in floats the vocabulary takes gigabytes."""
     rows, width = weight.shape
-    parts = [quantize_int4(weight[start : start + ROWS].float(), group_size=BLOCK) for start in range(0, rows, ROWS)]
+    group = min(BLOCK, width)
+    groups = -(-width // group)
     codes = Int4Codes(
-        codes=torch.cat([part.codes for part in parts]),
-        scale=torch.cat([part.scale for part in parts]),
-        zero=torch.cat([part.zero for part in parts]),
-        group_size=parts[0].group_size,
+        codes=torch.empty(rows, width, dtype=torch.uint8),
+        scale=torch.empty(rows, groups, dtype=torch.float16),
+        zero=torch.empty(rows, groups, dtype=torch.uint8),
+        group_size=group,
     )
-    del parts
+    for start in range(0, rows, ROWS):
+        some = slice(start, start + ROWS)
+        part = quantize_int4(weight[some].float(), group_size=group)
+        codes.codes[some], codes.scale[some], codes.zero[some] = part.codes, part.scale, part.zero
     choice = chosen(shape_of(codes), phases=("decode",), memory=memory, int8_activations=int8_activations)
     rough = SettledLinear(prepare(codes, choice), in_features=width, out_features=rows, bias=None)
+    del codes
     return ScreenedHead(rough, weight)

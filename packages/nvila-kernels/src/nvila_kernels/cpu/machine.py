@@ -1,7 +1,5 @@
 """What the times of a kernel depend on besides its shape."""
 
-import ctypes
-import ctypes.util
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -38,15 +36,3 @@ def machine() -> str:
 def waiting() -> str:
     """What torch's threads do when there is nothing to do, by OpenMP's setting: the other kernels share their cores."""
     return os.environ.get("OMP_WAIT_POLICY", "waiting as OpenMP likes").lower()
-
-
-def give_back() -> None:
-    """Return freed memory to the system, where the C library can (glibc).
-
-    After the first large tensor is freed, glibc serves its like from its heap, and packing layer after layer leaves
-    holes there that add up to several times the model.
-    """
-    name = ctypes.util.find_library("c") if platform.system() == "Linux" else None
-    trim = getattr(ctypes.CDLL(name), "malloc_trim", None) if name else None
-    if trim is not None:
-        trim(0)

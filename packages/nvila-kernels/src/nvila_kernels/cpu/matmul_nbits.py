@@ -19,18 +19,19 @@ def add_weight(graph: Graph, x: str, codes: Int4Codes, accuracy: int) -> str:
     if group < SMALLEST_BLOCK or group & (group - 1):
         raise ValueError(f"groups of {group}; it takes powers of two from {SMALLEST_BLOCK}")
     groups = -(-k // group)
-    values = torch.nn.functional.pad(codes.codes, (0, groups * group - k))
-    zero = torch.nn.functional.pad(codes.zero, (0, groups % 2))
-    held = (pairs(values).reshape(n, groups, group // 2), codes.scale.float().flatten(), pairs(zero).flatten())
+    values = pairs(codes.codes, groups * group).reshape(n, groups, group // 2)
+    held = (values, codes.scale.float().flatten(), pairs(codes.zero, groups + groups % 2).flatten())
     return graph.add(
         "MatMulNBits", x, *map(graph.hold, held), domain=CONTRIBUTED,
         K=k, N=n, bits=4, block_size=group, accuracy_level=accuracy,
     )  # fmt: skip
 
 
-def pairs(values: Tensor) -> Tensor:
-    """Two 4-bit values a byte, the first in its lower half."""
-    return (values[:, 0::2] | values[:, 1::2] << 4).contiguous()
+def pairs(values: Tensor, width: int) -> Tensor:
+    """Two 4-bit values a byte, the first in its lower half; zeros up to an even width."""
+    if values.shape[1] < width:
+        values = torch.nn.functional.pad(values, (0, width - values.shape[1]))
+    return (values[:, 1::2] << 4).bitwise_or_(values[:, 0::2])
 
 
 def pack(codes: Codes, accuracy: int) -> Run:

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from nvila_kernels.cpu.cache import timings
 from nvila_kernels.cpu.choice import MEMORY, Choice, choose
-from nvila_kernels.cpu.machine import give_back
 from nvila_kernels.cpu.measurement import Measurement
+from nvila_kernels.cpu.memory import apart, give_back
 from nvila_kernels.cpu.prepared import Prepared, prepare, prepared_rows
 from nvila_kernels.cpu.shape import PHASES, Phase, Shape, in_blocks, shape_of
 from nvila_kernels.modules import Int4Linear, Int8Linear
@@ -131,13 +131,14 @@ def settle_(
     phases = tuple(phases)
     layers = {name: layer for name, layer in every_module(module) if isinstance(layer, (Int4Linear, Int8Linear))}
     done: list[Settled] = []
-    for name in list(layers):
-        layer = layers.pop(name)
-        settled = settle_linear(layer, phases=phases, memory=memory, int8_activations=int8_activations)
-        module.set_submodule(name, settled)
-        done.append(Settled(name=name, choice=settled.prepared.choice))
-        del layer
-        give_back()
+    with apart():
+        for name in list(layers):
+            layer = layers.pop(name)
+            settled = settle_linear(layer, phases=phases, memory=memory, int8_activations=int8_activations)
+            module.set_submodule(name, settled)
+            done.append(Settled(name=name, choice=settled.prepared.choice))
+            del layer
+            give_back()
     return tuple(done)
 
 

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from nvila_kernels import QuantPolicy
 from nvila_kernels.cpu import settle_
-from nvila_kernels.cpu.machine import give_back
+from nvila_kernels.cpu.memory import give_back
 from nvila_kernels.formats import WritableFormat
 from nvila_kernels.policy import W4A16, Scheme, linear_layers
 from nvila_kernels.quantize import QuantReport

@@ -1,20 +1,22 @@
-"""A block in graphs against the same block in torch."""
+"""Blocks in graphs against the same blocks in torch."""
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
 import torch
-from nvila_kernels import W4A16, QuantPolicy, quantize_
-from nvila_kernels.cpu import Choice
+from nvila_kernels import W4A16, Int4Linear, QuantPolicy, quantize_
+from nvila_kernels.cpu import Choice, Settled
 from nvila_kernels.cpu.matmul_nbits import NBITS_FLOAT
-from nvila_model import graph_block as module
-from nvila_model.graph_block import GraphBlock, graph_block
+from nvila_model import graph_stack as module
+from nvila_model.graph_stack import GraphStack, graph_stack
 from nvila_model.joined import join_
-from nvila_model.qwen2 import Block, Qwen2, causal_mask
+from nvila_model.qwen2 import Qwen2, causal_mask
 from nvila_model.settled import settle_language
 from torch import Tensor
 
-LAYERS = 2
+LAYERS = 3
 FLOATS: Callable[..., Choice] = lambda *_, **__: Choice(  # noqa: E731
     kernels={"decode": NBITS_FLOAT.name, "prefill": NBITS_FLOAT.name}, bytes=1.0
 )
@@ -38,10 +40,8 @@ def graphs(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Qwen2]:
 
     def turn() -> Qwen2:
         done = settle_language(llm)
-        assert [each.name for each in done] == [
-            f"layers.{index}.{part}" for index in range(LAYERS) for part in ("before", "behind")
-        ]
-        assert all(isinstance(layer, GraphBlock) for layer in llm.layers)
+        assert [each.name for each in done] == [f"layers.0.graphs.{index}" for index in range(LAYERS + 1)]
+        assert isinstance(*llm.layers, GraphStack)
         return llm
 
     return turn
@@ -64,7 +64,7 @@ def talk(llm: Qwen2) -> list[Tensor]:
     return [*found, llm(embeds[:1]), llm(embeds[:1], wanted=wanted)]
 
 
-def test_says_what_the_block_says(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:
+def test_says_what_the_blocks_say(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:
     with torch.inference_mode():
         expected = talk(llm)
         found = talk(graphs())
@@ -91,23 +91,32 @@ def test_a_graph_is_one_operator_when_compiled(llm: Qwen2, graphs: Callable[[], 
 
 
 def test_a_graph_cannot_be_saved(graphs: Callable[[], Qwen2]) -> None:
-    with pytest.raises(ValueError, match=r"layers\.0\.before is packed for this machine and cannot be saved"):
+    with pytest.raises(ValueError, match=r"layers\.0\.graphs\.0 is packed for this machine and cannot be saved"):
         graphs().state_dict()
 
 
 def test_blocks_stay_where_kernels_differ(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> None:
-    block = llm.layers[0]
-    assert isinstance(block, Block)
     monkeypatch.setattr(module, "chosen", FLOATS)
-    assert graph_block(block) is None  # its layers are not joined
-    join_(block)
+    assert graph_stack(llm.layers) is None  # layers that read the same are not joined
+    join_(llm)
     kernels = iter([NBITS_FLOAT.name, "torch int4", NBITS_FLOAT.name, NBITS_FLOAT.name])
     monkeypatch.setattr(module, "chosen", lambda *_, **__: Choice(kernels={"decode": next(kernels)}, bytes=1.0))
-    assert graph_block(block) is None
+    assert graph_stack(llm.layers) is None
     monkeypatch.setattr(module, "chosen", lambda *_, **__: Choice(kernels={"decode": "torch int4"}, bytes=1.0))
-    assert graph_block(block) is None
+    assert graph_stack(llm.layers) is None
+    assert len(llm.layers) == LAYERS
+    assert isinstance(settle_language(llm)[0], Settled)  # each layer by itself
+
+
+def test_nothing_is_kept_of_the_layers(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:
+    join_(llm)
+    layers = [weakref.ref(layer) for layer in llm.modules() if isinstance(layer, Int4Linear)]
+    assert len(layers) == 4 * LAYERS
+    graphs()
+    gc.collect()
+    assert not any(layer() for layer in layers)
 
 
 def test_float_blocks_stay() -> None:
-    block = Block(64, heads=4, kv_heads=2, head_dim=16, mlp_width=96, eps=1e-6)
-    assert graph_block(block) is None
+    llm = Qwen2(vocab_size=32, width=64, layers=1, heads=4, kv_heads=2, mlp_width=96)
+    assert graph_stack(llm.layers) is None

@@ -1,0 +1,46 @@
+"""Memory that was freed, given back to the system.
+
+After the first large tensor is freed, glibc serves its like from its heap, and packing layer after layer leaves holes
+there that add up to several times the model. Other C libraries are left as they are.
+"""
+
+import ctypes
+import ctypes.util
+import platform
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+MMAP_THRESHOLD = -3
+"""The parameter of ``mallopt``: bytes from which a block comes from the system by itself, and returns to it."""
+LARGE, USUAL = 2**20, 2**25
+"""Its values: while packing, and what glibc rises to at most of itself."""
+
+
+@contextmanager
+def apart() -> Generator[None]:
+    """While this lasts, large blocks lie apart from the heap. It is slower: each is new to the process."""
+    library = glibc()
+    if library is None:
+        yield
+        return
+    library.mallopt(MMAP_THRESHOLD, LARGE)
+    try:
+        yield
+    finally:
+        library.mallopt(MMAP_THRESHOLD, USUAL)
+        library.malloc_trim(0)
+
+
+def give_back() -> None:
+    """Return what the heap holds and nobody uses."""
+    library = glibc()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+def glibc() -> Any:
+    """The C library, if it is glibc."""
+    name = ctypes.util.find_library("c") if platform.system() == "Linux" else None
+    library = ctypes.CDLL(name) if name else None
+    return library if hasattr(library, "malloc_trim") else None
