@@ -14,7 +14,7 @@ Qwen2-1.5B's shape with random weights, a process a model, one after the other:
 "prefill" reads the prompt (the best of two), "decode" is the best token after it, both with the scores of the next
 token. "weights" is
 what the parameters and packed weights take, "cache" keys and values, "peak" the most that the process held above what
-it held before the model was built. The targets of this repository: decode 3.5 times bf16 and 1.0 times llama.cpp,
+it held when the model was made without weights. The targets of this repository: decode 3.5 times bf16 and 1.0 times llama.cpp,
 prefill 2 times fp32 and 1.5 times llama.cpp, peak 1.2 times weights and cache. Ratios on a busy machine mean little.
 """
 
@@ -78,13 +78,13 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     shapes = ((WIDTH, WIDTH + 2 * KV_HEADS * WIDTH // HEADS), (WIDTH, WIDTH), (WIDTH, 2 * MLP), (MLP, WIDTH))
     settle_(nn.Sequential(*(Int4Linear(k, n, group_size=GROUP) for k, n in shapes)))  # measured before memory counts
     screened(torch.randn(8192, WIDTH))(torch.ones(1, WIDTH))
-    gc.collect()
-    before = memory("VmRSS")
     with torch.device("meta"):
         model = Qwen2(
             vocab_size=VOCABULARY, width=WIDTH, layers=options.layers, heads=HEADS, kv_heads=KV_HEADS, mlp_width=MLP,
             tied=True, rope_theta=THETA,
         )  # fmt: skip
+    gc.collect()
+    before = memory("VmRSS")
     table = torch.empty(VOCABULARY, WIDTH, dtype=torch.bfloat16)
     fill(table)
     model.embed_tokens = StoredEmbedding(table, dtype=torch.float32)
@@ -129,7 +129,6 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
 def transformers_model(options: argparse.Namespace, dtype: torch.dtype) -> dict[str, Any]:
     from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
-    before = memory("VmRSS")
     config = Qwen2Config(
         vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=MLP, num_hidden_layers=options.layers,
         num_attention_heads=HEADS, num_key_value_heads=KV_HEADS, tie_word_embeddings=True,
@@ -137,6 +136,8 @@ def transformers_model(options: argparse.Namespace, dtype: torch.dtype) -> dict[
     )  # fmt: skip
     with torch.device("meta"):
         model = Qwen2ForCausalLM(config).to(dtype).eval()
+    gc.collect()
+    before = memory("VmRSS")
     model.to_empty(device="cpu")
     model.tie_weights()
     model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its buffer is computed, not loaded

@@ -37,10 +37,11 @@ def llm() -> Qwen2:
 def graphs(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Qwen2]:
     """Turns the blocks into graphs that round nothing."""
     monkeypatch.setattr(module, "chosen", FLOATS)
+    monkeypatch.setattr(module, "GRAPH", 8)  # two blocks of four layers
 
     def turn() -> Qwen2:
         done = settle_language(llm)
-        assert [each.name for each in done] == [f"layers.0.graphs.{index}" for index in range(LAYERS + 1)]
+        assert [each.name for each in done] == ["layers.0.graphs.0", "layers.0.graphs.1"]
         assert isinstance(*llm.layers, GraphStack)
         return llm
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from nvila_kernels import Int4Linear, Int8Linear, available_backends, use_backend
 from nvila_kernels.cpu import SettledLinear, settle_
-from nvila_kernels.cpu.prepared import prepared_rows
+from nvila_kernels.cpu.prepared import prepared_run
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -75,7 +75,7 @@ def test_opcheck() -> None:
     settle_(layers)
     layer = layers[0]
     tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-    torch.library.opcheck(prepared_rows, ([torch.randn(3, 256)], layer.number, 96), test_utils=tests)
+    torch.library.opcheck(prepared_run, ([torch.randn(3, 256)], [], layer.number, 96), test_utils=tests)
     with FakeTensorMode(allow_non_fake_inputs=True):
         assert layer(torch.empty(5, 256)).shape == (5, 96)
 

@@ -36,13 +36,18 @@ class KVCache:
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write new positions of one layer behind those that are filled; return all filled ones."""
         count = keys.shape[2]
-        end = self.length + count
-        if end > self.capacity:
-            raise ValueError(f"position {end} is beyond the cache of {self.capacity}: make a longer cache")
+        end = self.end(count)
         all_keys, all_values = self.keys[layer], self.values[layer]
         all_keys.narrow(2, self.length, count).copy_(keys)
         all_values.narrow(2, self.length, count).copy_(values)
         return all_keys.narrow(2, 0, end), all_values.narrow(2, 0, end)
+
+    def end(self, count: int) -> int:
+        """Positions that are filled with ``count`` more. Raises: ValueError if there are not so many."""
+        end = self.length + count
+        if end > self.capacity:
+            raise ValueError(f"position {end} is beyond the cache of {self.capacity}: make a longer cache")
+        return end
 
     def advance(self, count: int) -> None:
         """Count ``count`` positions as filled, after every layer has written them."""

@@ -1,8 +1,9 @@
-"""The blocks of a language model in graphs of onnxruntime, one for all that lies between two attentions.
+"""The blocks of a language model in graphs of onnxruntime.
 
-A token that is decoded meets some twenty small operations in a block besides its four products, and each costs about as
-much to call as to compute. In a graph they cost next to nothing. Attention itself stays in torch, with its cache, masks
-and batches.
+A token that is decoded meets some thirty small operations in a block besides its four products, and each costs about as
+much to call as to compute. In a graph they cost next to nothing, attention included: it reads and writes the same cache
+as the blocks in torch do. Coming back to Python is dear too, since the weights have pushed Python out of the
+processor's cache by then: a graph holds as many blocks as its share of memory allows.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import cast
 
 import torch
 from nvila_kernels import Int4Linear
-from nvila_kernels.cpu import Choice, SettledRows, Shape
+from nvila_kernels.cpu import Choice, SettledModule, Shape
 from nvila_kernels.cpu.choice import MEMORY
 from nvila_kernels.cpu.matmul_nbits import ACCURACY, add_weight
 from nvila_kernels.cpu.memory import give_back
@@ -27,24 +28,25 @@ from torch import Tensor, nn
 
 from nvila_model.cache import KVCache
 from nvila_model.joined import JoinedLinear
-from nvila_model.qwen2 import Block, RMSNorm, attend
+from nvila_model.qwen2 import Block, RMSNorm, causal_mask
 
 
 class GraphStack(nn.Module):
-    """Blocks one after the other, of which only attention is left in torch; they only answer.
+    """Blocks one after the other, in float32; they only answer.
 
     Args:
-        graphs: before the first attention, between each two, and behind the last.
-        heads: how many of queries, keys and values.
-        head_dim: width of one.
+        graphs: of one or more blocks each.
+        depths: how many blocks each has.
+        kv_heads, head_dim: of keys and values.
 
-    Shapes: those of ``Block``.
+    Shapes: those of ``Block``. The cache must be of float32.
     """
 
-    def __init__(self, graphs: Sequence[SettledRows], *, heads: Sequence[int], head_dim: int) -> None:
+    def __init__(self, graphs: Sequence[SettledModule], depths: Sequence[int], *, kv_heads: int, head_dim: int) -> None:
         super().__init__()
         self.graphs = nn.ModuleList(graphs)
-        self.heads, self.head_dim = list(heads), head_dim
+        self.depths = list(depths)
+        self.kv_heads, self.head_dim = kv_heads, head_dim
 
     def forward(
         self,
@@ -55,23 +57,70 @@ class GraphStack(nn.Module):
         layer: int,
         wanted: Tensor | None = None,
     ) -> Tensor:
-        batch, length, width = x.shape
-        cos, sin = (each.expand(batch, 1, length, self.head_dim).reshape(batch * length, -1) for each in angles)
-        rows = x.reshape(batch * length, width)
-        first, *between, last = self.graphs
-        projected = first(rows, cos, sin)
-        for index, graph in enumerate(between):
-            attended = self.attend(projected, batch, mask, cache, layer + index)
-            rows, projected = graph(attended.flatten(0, 1), rows, cos, sin).tensor_split([width], dim=-1)
-        attended = self.attend(projected, batch, mask, cache, layer + len(between))
-        x = rows.view(batch, length, width)
-        return last(attended, x) if wanted is None else last(attended[wanted], x[wanted])
+        """Raises: ValueError for a mask by which a position looks ahead, or a cache that is full."""
+        batch, length, _ = x.shape
+        depth = sum(self.depths)
+        if cache is None:
+            cache, places = self.passing_cache(batch, length), [0] * depth
+        else:
+            places = list(range(layer, layer + depth))
+        end = cache.end(length)
+        given = (*self.turns(angles, batch, length, end), added(mask, length, end), *counts(batch, length, end))
+        states = x.float().contiguous()
+        for graph, count in zip(self.graphs, self.depths, strict=True):
+            stored = [each[index] for index in places[:count] for each in (cache.keys, cache.values)]
+            states = graph(states, *given, changed=stored)
+            places = places[count:]
+        states = states.to(x.dtype)
+        return states if wanted is None else states[wanted]
 
-    def attend(self, projected: Tensor, batch: int, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
-        """Shapes: queries, keys and values side by side, ``[b * t, heads * d]`` -> ``[b, t, queries * d]``."""
-        heads = projected.view(batch, -1, sum(self.heads), self.head_dim).transpose(1, 2)
-        q, k, v = heads.split(self.heads, dim=1)
-        return attend(q, k, v, mask, cache, layer)
+    def passing_cache(self, batch: int, length: int) -> KVCache:
+        """One layer of keys and values, which all blocks use one after the other where nobody asks for them later."""
+        return KVCache(
+            layers=1, batch=batch, heads=self.kv_heads, length=length, head_dim=self.head_dim, dtype=torch.float32,
+            device=torch.device("cpu"),
+        )  # fmt: skip
+
+    def turns(self, angles: tuple[Tensor, Tensor], batch: int, length: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Cosines and sines, a row each, and which row belongs to which position.
+
+        Shapes: ``[m, head_dim / 2]`` twice, the second half of an angle being the first again, and int64 ``[b, t]``.
+        The runtime asks for at least as many rows as positions in the cache.
+        """
+        rows = batch * length
+        tables: list[Tensor] = []
+        for each in angles:
+            table = each.new_zeros(max(rows, end), self.head_dim // 2, dtype=torch.float32)
+            half = each[..., : self.head_dim // 2]
+            table[:rows] = half.expand(batch, 1, length, -1).reshape(rows, -1)
+            tables.append(table)
+        return tables[0], tables[1], torch.arange(rows).view(batch, length)
+
+
+def added(mask: Tensor | None, length: int, end: int) -> Tensor:
+    """What is added to the scores: nothing, or the least there is where a position may not look.
+
+    Shapes: bool ``[b, 1, t, end]`` or None -> float32 ``[b or 1, 1, t, end]``.
+    Raises: ValueError for a mask by which a position looks ahead: the graph looks back only.
+    """
+    if mask is None:
+        return torch.zeros(1, 1, length, end)
+    if length > 1 and not torch.compiler.is_compiling():
+        ahead = mask & ~causal_mask(length, end - length, device=mask.device)
+        if bool(ahead.any()):
+            row, _, query, key = (int(each) for each in ahead.nonzero()[0])
+            raise ValueError(
+                f"position {end - length + query} of row {row} may look at {key}, which lies ahead: blocks in graphs "
+                "are causal, use the model before it was settled"
+            )
+    return torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(torch.float32).min)
+
+
+def counts(batch: int, length: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What the runtime asks for: the last filled position of every row, that of all, and the new ones of every row."""
+    each = torch.full((2, batch), end - 1, dtype=torch.int32)
+    each[1] = length
+    return each[0], torch.tensor([end], dtype=torch.int32), each[1]
 
 
 @dataclass(frozen=True)
@@ -110,6 +159,10 @@ def shape_of(layer: Int4Linear) -> Shape:
     return Shape(rows=1, k=layer.in_features, n=layer.out_features, group=min(group, BLOCK))
 
 
+GRAPH = 2**28
+"""Bytes of weights in a graph of several blocks, at most: so much lies in a temporary file while it is packed."""
+
+
 def graph_stack(blocks: nn.ModuleList, *, memory: float = MEMORY, int8_activations: bool = True) -> GraphStack | None:
     """Joined blocks in graphs; None where a layer has not 4 bits, or would rather have another kernel than the others.
 
@@ -118,7 +171,6 @@ def graph_stack(blocks: nn.ModuleList, *, memory: float = MEMORY, int8_activatio
         memory, int8_activations: as ``nvila_kernels.cpu.settle_`` takes them.
     """
     attention = cast(Block, blocks[0]).self_attn
-    heads = (attention.heads, attention.kv_heads, attention.kv_heads)
     found = [parts_of(cast(Block, block)) for block in blocks]
     parts = [each for each in found if each is not None]
     del found
@@ -127,87 +179,107 @@ def graph_stack(blocks: nn.ModuleList, *, memory: float = MEMORY, int8_activatio
     kernels = {kernel for choice in choices.values() for kernel in choice.kernels.values()}
     if len(parts) < len(blocks) or len(kernels) != 1 or not kernels <= ACCURACY.keys():
         return None
-    head_dim = parts[0].qkv.out_features // sum(heads)
-    between = Between(choices, ACCURACY[kernels.pop()], heads, head_dim)
-    del blocks[:]
-    graphs: list[SettledRows] = []
-    behind: Parts | None = None
-    while behind is not None or parts:
-        ahead = parts.pop(0) if parts else None
-        graphs.append(between.rows(behind, ahead))
-        behind = ahead
+    heads, kv_heads = attention.heads, attention.kv_heads
+    head_dim = parts[0].qkv.out_features // (heads + 2 * kv_heads)
+    accuracy = ACCURACY[kernels.pop()]
+    depth = max(1, int(GRAPH // sum(choices[shape_of(layer)].bytes for layer in parts[0].layers)))
+    width = len(parts[0].mlp_norm.weight)
+    del blocks[:], attention
+    graphs: list[SettledModule] = []
+    depths: list[int] = []
+    while parts:
+        with Graph() as graph:
+            made = BlockGraph(graph, width, accuracy=accuracy, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
+            while parts and made.depth < depth:
+                made.append(parts.pop(0), choices)
+                give_back()
+            depths.append(made.depth)
+            graphs.append(made.settled())
         give_back()
-    return GraphStack(graphs, heads=heads, head_dim=head_dim)
+    return GraphStack(graphs, depths, kv_heads=kv_heads, head_dim=head_dim)
 
 
-@dataclass(frozen=True)
-class Between:
-    """Makes graphs of what lies between two attentions.
+class BlockGraph:
+    """Blocks that become one graph.
 
     Args:
-        choices: of the kernel that multiplies, for every shape.
-        accuracy: the level of that kernel.
-        heads, head_dim: of queries, keys and values.
+        graph: empty.
+        width: of the states.
+        accuracy: the level of the kernel that multiplies.
+        heads, kv_heads, head_dim: of attention.
     """
 
-    choices: dict[Shape, Choice]
-    accuracy: int
-    heads: tuple[int, ...]
-    head_dim: int
+    def __init__(self, graph: Graph, width: int, *, accuracy: int, heads: int, kv_heads: int, head_dim: int) -> None:
+        self.width, self.accuracy = width, accuracy
+        self.heads, self.kv_heads = heads, kv_heads
+        self.graph = graph
+        angles = ["angles", head_dim // 2]
+        self.given = [
+            graph.read("x", ["batch", "length", width]),
+            graph.read("cos", angles),
+            graph.read("sin", angles),
+            graph.read("places", ["batch", "length"], torch.int64),
+            graph.read("added", ["masks", 1, "length", "end"]),
+            graph.read("last", ["batch"], torch.int32),
+            graph.read("ends", [1], torch.int32),
+            graph.read("new", ["batch"], torch.int32),
+        ]
+        self.x = "x"
+        self.cache = ["batch", kv_heads, "capacity", head_dim]
+        self.before: list[str] = []
+        self.behind: list[str] = []
+        self.choices: list[Choice] = []
 
-    def rows(self, behind: Parts | None, ahead: Parts | None) -> SettledRows:
-        """The end of one block and the beginning of the next; before the first and behind the last, one of them.
+    @property
+    def depth(self) -> int:
+        """Blocks so far."""
+        return len(self.before) // 2
 
-        Shapes: what attention gave ``[m, heads * d]`` (with a block behind), states ``[m, width]``, cosines and sines
-        ``[m, d]`` (with a block ahead) -> the states behind the block and what the next attention reads, side by side.
-        """
-        width = len((behind or cast(Parts, ahead)).mlp_norm.weight)
-        attended = {"attended": self.heads[0] * self.head_dim} if behind else {}
-        angles = {"cos": self.head_dim, "sin": self.head_dim} if ahead else {}
-        graph = Graph({**attended, "x": width, **angles})
-        layers: list[Int4Linear] = []
-        results: list[str] = []
-        x, size = "x", 0
-        if behind:
-            x, size = self.end(graph, behind), width
-            layers += behind.layers[1:]
-            results.append(x)
-        if ahead:
-            results.append(self.beginning(graph, x, ahead))
-            layers.append(ahead.qkv)
-            size += ahead.qkv.out_features
-        result = graph.add("Concat", *results, axis=-1) if len(results) > 1 else results[0]
-        choices = [self.choices[shape_of(layer)] for layer in layers]
-        choice = Choice(kernels=choices[0].kernels, bytes=sum(each.bytes for each in choices))
-        return SettledRows(Prepared(graph.run(result, size), choice), out_features=size)
+    def append(self, block: Parts, choices: dict[Shape, Choice]) -> None:
+        """Another block behind those that are there; its weights are copied."""
+        self.choices += (choices[shape_of(layer)] for layer in block.layers)
+        self.before += (self.graph.read(f"{name}{self.depth}", self.cache) for name in ("keys", "values"))
+        self.x = self.mlp(self.attention(block), block)
 
-    def beginning(self, graph: Graph, x: str, block: Parts) -> str:
-        """Queries, keys and values of normed states, side by side, queries and keys turned by their angles."""
-        turning = sum(self.heads[:2])
-        projected = self.product(graph, add_norm(graph, x, block.attention_norm), block.qkv)
-        widths = graph.hold(torch.tensor([turning * self.head_dim, self.heads[2] * self.head_dim]))
-        both, values = graph.add_several("Split", projected, widths, results=2, axis=-1)
-        zero, half, last = (graph.hold(torch.tensor([each])) for each in (0, self.head_dim // 2, -1))
-        cos, sin = (graph.add("Slice", each, zero, half, last) for each in ("cos", "sin"))  # the other half is the same
-        both = graph.add(  # rows are the positions of one sequence, from 0 on
-            "RotaryEmbedding", graph.add("Unsqueeze", both, zero), zero, cos, sin, domain=CONTRIBUTED, num_heads=turning
-        )
-        return graph.add("Concat", graph.add("Squeeze", both, zero), values, axis=-1)
+    def attention(self, block: Parts) -> str:
+        norm = block.attention_norm
+        normed = self.graph.add(
+            "SimplifiedLayerNormalization", self.x, self.graph.hold(norm.weight.float()), axis=-1, epsilon=norm.eps,
+            stash_type=1,
+        )  # fmt: skip
+        edges = [self.product(normed, block.qkv), "", "", *self.before[-2:], "last", "ends", "cos", "sin", "places"]
+        attended, *behind = self.graph.add_several(
+            "GroupQueryAttention", *edges, "added", *[""] * 5, "new", results=3, domain=CONTRIBUTED,
+            num_heads=self.heads, kv_num_heads=self.kv_heads, do_rotary=1,
+        )  # fmt: skip
+        self.behind += behind
+        return self.product(attended, block.o)
 
-    def end(self, graph: Graph, block: Parts) -> str:
-        """States behind a block, of what attention gave and the states before it."""
-        width = block.down.in_features
-        x = graph.add("Add", self.product(graph, "attended", block.o), "x")
-        halves = self.product(graph, add_norm(graph, x, block.mlp_norm), block.gate_up)
+    def mlp(self, attended: str, block: Parts) -> str:
+        """States behind the block."""
+        graph, norm, width = self.graph, block.mlp_norm, block.down.in_features
+        normed, _, _, x = graph.add_several(
+            "SkipSimplifiedLayerNormalization", attended, self.x, graph.hold(norm.weight.float()), results=4,
+            domain=CONTRIBUTED, epsilon=norm.eps,
+        )  # fmt: skip
+        halves = self.product(normed, block.gate_up)
         gate, up = graph.add_several("Split", halves, graph.hold(torch.tensor([width, width])), results=2, axis=-1)
         silu = graph.add("QuickGelu", gate, domain=CONTRIBUTED, alpha=1.0)
-        return graph.add("Add", self.product(graph, graph.add("Mul", silu, up), block.down), x)
+        return graph.add("Add", self.product(graph.add("Mul", silu, up), block.down), x)
 
-    def product(self, graph: Graph, x: str, layer: Int4Linear) -> str:
-        out = add_weight(graph, x, cast(Int4Codes, in_blocks(layer.codes())), self.accuracy)
-        return out if layer.bias is None else graph.add("Add", out, graph.hold(layer.bias.float()))
+    def product(self, x: str, layer: Int4Linear) -> str:
+        return add_weight(self.graph, x, cast(Int4Codes, in_blocks(layer.codes())), self.accuracy, layer.bias)
 
+    def settled(self) -> SettledModule:
+        """Reads states ``[b, t, width]`` and what ``GraphStack`` gives beside them; changes keys and values."""
+        result, names, behind = self.x, [*self.given, *self.before], self.behind
+        ready = self.graph.ready({result: ["batch", "length", self.width], **dict.fromkeys(behind, self.cache)})
 
-def add_norm(graph: Graph, x: str, norm: RMSNorm) -> str:
-    weight = graph.hold(norm.weight.float())
-    return graph.add("SimplifiedLayerNormalization", x, weight, axis=-1, epsilon=norm.eps, stash_type=1)
+        def run(x: Tensor, *others: Tensor) -> Tensor:
+            out = torch.empty_like(x)
+            stored = zip(behind, others[-len(behind) :], strict=True)
+            ready(dict(zip(names, (x, *others), strict=True)), {result: out, **dict(stored)})
+            return out
+
+        choice = Choice(kernels=self.choices[0].kernels, bytes=sum(each.bytes for each in self.choices))
+        return SettledModule(Prepared(run, choice), out_features=self.width)

@@ -181,6 +181,7 @@ class Qwen2(nn.Module):
         self.depth = layers
         self.rope_theta, self.rope_factor = rope_theta, rope_factor
         self.gradient_checkpointing = False
+        self.cache_dtype: torch.dtype | None = None
         self.embed_tokens = nn.Embedding(vocab_size, width)
         self.layers = nn.ModuleList(
             Block(width, heads=heads, kv_heads=kv_heads, head_dim=self.head_dim, mlp_width=mlp_width, eps=eps)
@@ -205,7 +206,7 @@ class Qwen2(nn.Module):
         """A key-value cache for ``batch`` rows of at most ``length`` positions."""
         return KVCache(
             layers=self.depth, batch=batch, heads=self.kv_heads, length=length,
-            head_dim=self.head_dim, dtype=self.dtype, device=self.device,
+            head_dim=self.head_dim, dtype=self.cache_dtype or self.dtype, device=self.device,
         )  # fmt: skip
 
     def forward(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from nvila_kernels.cpu import Settled, SettledLinear, SettledRows, settle_
+from nvila_kernels.cpu import Settled, SettledLinear, SettledModule, settle_
 from nvila_kernels.cpu.choice import MEMORY
 from nvila_kernels.cpu.memory import apart, give_back
 from nvila_kernels.cpu.prepared import prepare
@@ -63,7 +63,8 @@ def settle_language(llm: Qwen2, *, memory: float = MEMORY, int8_activations: boo
     if stack is None:
         return list(settle_(llm, memory=memory, int8_activations=int8_activations))
     llm.layers.append(stack)
-    graphs = {f"layers.0.graphs.{index}": cast(SettledRows, graph) for index, graph in enumerate(stack.graphs)}
+    llm.cache_dtype = torch.float32
+    graphs = {f"layers.0.graphs.{index}": cast(SettledModule, graph) for index, graph in enumerate(stack.graphs)}
     return [Settled(name=name, choice=graph.prepared.choice) for name, graph in graphs.items()]
 
 

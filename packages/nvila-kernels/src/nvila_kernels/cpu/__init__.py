@@ -16,7 +16,7 @@ from nvila_kernels.cpu.kernel import Kernel
 from nvila_kernels.cpu.machine import machine
 from nvila_kernels.cpu.measurement import Measurement, measure
 from nvila_kernels.cpu.operations import int8_linear, w4a16_linear
-from nvila_kernels.cpu.settle import Settled, SettledLinear, SettledRows, settle_
+from nvila_kernels.cpu.settle import Settled, SettledLinear, SettledModule, settle_
 from nvila_kernels.cpu.shape import Shape
 from nvila_kernels.reference import (
     amax,
@@ -39,7 +39,7 @@ __all__ = [
     "Measurement",
     "Settled",
     "SettledLinear",
-    "SettledRows",
+    "SettledModule",
     "Shape",
     "Timings",
     "amax",

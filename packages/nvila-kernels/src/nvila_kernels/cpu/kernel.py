@@ -11,8 +11,6 @@ from nvila_kernels.quantization import Int4Codes, Int8Codes
 Codes: TypeAlias = Int4Codes | Int8Codes
 Run: TypeAlias = Callable[[Tensor], Tensor]
 """The product with one packed weight, without bias: contiguous float32 ``[m, k]`` -> float32 ``[m, n]``."""
-GraphRun: TypeAlias = Callable[..., Tensor]
-"""What a larger graph makes of one or more contiguous float32 ``[m, k_i]``: float32 ``[m, n]``."""
 
 Activations: TypeAlias = Literal["float32", "bfloat16", "int8"]
 

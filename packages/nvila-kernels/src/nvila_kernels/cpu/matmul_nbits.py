@@ -13,16 +13,17 @@ from nvila_kernels.quantization import Int4Codes
 SMALLEST_BLOCK = 16
 
 
-def add_weight(graph: Graph, x: str, codes: Int4Codes, accuracy: int) -> str:
-    """``x @ weight.T`` in a graph. Raises: ValueError for groups that are no power of two."""
+def add_weight(graph: Graph, x: str, codes: Int4Codes, accuracy: int, bias: Tensor | None = None) -> str:
+    """``x @ weight.T + bias`` in a graph. Raises: ValueError for groups that are no power of two."""
     n, k, group = codes.out_features, codes.in_features, codes.group_size
     if group < SMALLEST_BLOCK or group & (group - 1):
         raise ValueError(f"groups of {group}; it takes powers of two from {SMALLEST_BLOCK}")
     groups = -(-k // group)
     values = pairs(codes.codes, groups * group).reshape(n, groups, group // 2)
     held = (values, codes.scale.float().flatten(), pairs(codes.zero, groups + groups % 2).flatten())
+    added = () if bias is None else ("", graph.hold(bias.float()))  # no order of groups before it
     return graph.add(
-        "MatMulNBits", x, *map(graph.hold, held), domain=CONTRIBUTED,
+        "MatMulNBits", x, *map(graph.hold, held), *added, domain=CONTRIBUTED,
         K=k, N=n, bits=4, block_size=group, accuracy_level=accuracy,
     )  # fmt: skip
 
@@ -36,8 +37,17 @@ def pairs(values: Tensor, width: int) -> Tensor:
 
 def pack(codes: Codes, accuracy: int) -> Run:
     assert isinstance(codes, Int4Codes)
-    graph = Graph({"x": codes.in_features})
-    return graph.run(add_weight(graph, "x", codes, accuracy), codes.out_features)
+    n = codes.out_features
+    with Graph() as graph:
+        result = add_weight(graph, graph.read("x", ["rows", codes.in_features]), codes, accuracy)
+        ready = graph.ready({result: ["rows", n]})
+
+    def run(x: Tensor) -> Tensor:
+        out = x.new_empty(x.shape[0], n)
+        ready({"x": x}, {result: out})
+        return out
+
+    return run
 
 
 def pack_int8(codes: Codes) -> Run:

@@ -9,12 +9,15 @@ import ctypes.util
 import platform
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 MMAP_THRESHOLD = -3
 """The parameter of ``mallopt``: bytes from which a block comes from the system by itself, and returns to it."""
 LARGE, USUAL = 2**20, 2**25
 """Its values: while packing, and what glibc rises to at most of itself."""
+DONT_NEED = 4
+"""The advice to ``madvise`` that pages may leave; those of a file come back from it when they are read."""
 
 
 @contextmanager
@@ -37,6 +40,18 @@ def give_back() -> None:
     library = glibc()
     if library is not None:
         library.malloc_trim(0)
+
+
+def unread(file: Path) -> None:
+    """Return the pages of a file that is mapped for reading, on Linux; what is read of it later comes from the disk."""
+    library = glibc()
+    if library is None:
+        return
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        places, access, *_, name = line.split(maxsplit=5)
+        if name == str(file.resolve()) and "w" not in access:
+            start, end = (int(place, 16) for place in places.split("-"))
+            library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), DONT_NEED)
 
 
 def glibc() -> Any:

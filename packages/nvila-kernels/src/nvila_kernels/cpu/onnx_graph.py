@@ -2,29 +2,35 @@
 
 Weights go through a file of their own, where the runtime finds them: inside a graph they would be copied four times.
 
-Every graph has its own threads, as many as torch has when it is made, which sleep when it is done: the pool that graphs
-could share keeps spinning on cores that torch needs for the next operation, and nothing turns that off from Python.
+Every graph has its own threads, as many as torch has when it is made. Between two operators of a run they spin, since
+waking one costs as much as a small product; when the run is done they sleep: the pool that graphs could share would go
+on spinning on cores that torch needs next, and nothing turns that off from Python.
 """
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from threading import Lock
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor
 
-from nvila_kernels.cpu.kernel import GraphRun
+from nvila_kernels.cpu.memory import unread
 
 OPSET = 21
 IR_VERSION = 10
 CONTRIBUTED = "com.microsoft"
 """The domain of onnxruntime's own operators."""
-FLOAT = 1
+KINDS = {torch.float32: 1, torch.int32: 6, torch.int64: 7}
+"""ONNX's numbers for element types."""
 WEIGHTS, SMALL = "weights.bin", 1024
 """The file of constants beside a graph, and the bytes up to which they stand in the graph itself."""
+
+Sizes: TypeAlias = Sequence[int | str]
+"""A shape; a size by name is known when the graph runs."""
 
 
 def missing() -> str | None:
@@ -33,19 +39,55 @@ def missing() -> str | None:
     return f"{' and '.join(absent)} not installed: pip install 'nvila-kernels[cpu]'" if absent else None
 
 
-class Graph:
-    """A graph in the making. Edges are float32 ``[rows, width]`` and go by their names.
+class ReadyGraph:
+    """A graph that runs. It reads and writes the memory of the tensors that it is given.
 
     Args:
-        inputs: names and widths, in the order in which a run takes them.
+        session: of onnxruntime.
     """
 
-    def __init__(self, inputs: Mapping[str, int]) -> None:
-        self.inputs = dict(inputs)
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.binding = session.io_binding()
+        self.bound: dict[str, tuple[int, torch.Size, torch.dtype]] = {}
+        self.lock = Lock()
+
+    def __call__(self, inputs: Mapping[str, Tensor], results: Mapping[str, Tensor]) -> None:
+        """Tensors by the names of edges, contiguous and on the CPU. A result may lie where an input does."""
+        with self.lock:
+            self.bind(self.binding.bind_input, inputs)
+            self.bind(self.binding.bind_output, results)
+            self.session.run_with_iobinding(self.binding)
+
+    def bind(self, tell: Callable[..., None], tensors: Mapping[str, Tensor]) -> None:
+        """Tell the runtime where tensors are, unless they are where they were: telling costs as much as an operator."""
+        for name, tensor in tensors.items():
+            place = tensor.data_ptr(), tensor.shape, tensor.dtype
+            if self.bound.get(name) != place:
+                tell(name, "cpu", 0, KINDS[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
+                self.bound[name] = place
+
+
+class Graph:
+    """A graph in the making. Edges go by their names; constants go to a file, which lasts as long as ``with``."""
+
+    def __init__(self) -> None:
+        self.inputs: list[Any] = []
         self.nodes: list[Any] = []
         self.tensors: list[Any] = []
-        self.weights: list[Any] = []
+        self.folder = TemporaryDirectory(ignore_cleanup_errors=True)
         self.written = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.folder.cleanup()
+
+    def read(self, name: str, sizes: Sizes, dtype: torch.dtype = torch.float32) -> str:
+        """An input; returns its edge, which has its name."""
+        self.inputs.append(edge(name, sizes, dtype))
+        return name
 
     def hold(self, tensor: Tensor) -> str:
         """A constant of the graph."""
@@ -60,13 +102,14 @@ class Graph:
         held = onnx.TensorProto(name=name, data_type=kind, dims=array.shape, data_location=onnx.TensorProto.EXTERNAL)
         for key, value in place.items():
             held.external_data.add(key=key, value=str(value))
-        self.weights.append(array)
+        with (Path(self.folder.name) / WEIGHTS).open("ab") as file:
+            file.write(array.data)
         self.written += array.nbytes
         self.tensors.append(held)
         return name
 
     def add(self, kind: str, *edges: str, domain: str = "", **attributes: Any) -> str:
-        """An operator of one result; returns its edge."""
+        """An operator of one result; returns its edge. An edge without a name is an input that is left out."""
         return self.add_several(kind, *edges, results=1, domain=domain, **attributes)[0]
 
     def add_several(self, kind: str, *edges: str, results: int, domain: str = "", **attributes: Any) -> list[str]:
@@ -76,29 +119,24 @@ class Graph:
         self.nodes.append(onnx.helper.make_node(kind, edges, made, domain=domain, **attributes))
         return made
 
-    def run(self, result: str, width: int) -> GraphRun:
-        """The graph made ready, once: contiguous float32 inputs in order -> ``[rows, width]`` of one edge."""
+    def ready(self, results: Mapping[str, Sizes]) -> ReadyGraph:
+        """The graph with these edges as its results, once."""
         onnx: Any = importlib.import_module("onnx")
-        widths = [*self.inputs.items(), (result, width)]
-        edges = [onnx.helper.make_tensor_value_info(name, FLOAT, ["rows", size]) for name, size in widths]
-        graph = onnx.helper.make_graph(self.nodes, "graph", edges[:-1], edges[-1:], self.tensors)
+        given = [edge(name, sizes) for name, sizes in results.items()]
+        graph = onnx.helper.make_graph(self.nodes, "graph", self.inputs, given, self.tensors)
         domains = [onnx.helper.make_opsetid(name, number) for name, number in (("", OPSET), (CONTRIBUTED, 1))]
         model = onnx.helper.make_model(graph, opset_imports=domains)
         model.ir_version = IR_VERSION
-        with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            with (Path(folder) / WEIGHTS).open("wb") as file:
-                while self.weights:
-                    file.write(self.weights.pop(0).data)
-            path = Path(folder) / "graph.onnx"
-            path.write_bytes(model.SerializeToString())
-            ready = session(path)
-        names = list(self.inputs)
+        path = Path(self.folder.name) / "graph.onnx"
+        path.write_bytes(model.SerializeToString())
+        made = session(path)
+        unread(path.with_name(WEIGHTS))  # the runtime keeps scales mapped that it has packed
+        return ReadyGraph(made)
 
-        def run(*inputs: Tensor) -> Tensor:
-            given = {name: tensor.detach().numpy() for name, tensor in zip(names, inputs, strict=True)}
-            return torch.from_numpy(ready.run(None, given)[0])  # pyright: ignore[reportUnknownMemberType]
 
-        return run
+def edge(name: str, sizes: Sizes, dtype: torch.dtype = torch.float32) -> Any:
+    onnx: Any = importlib.import_module("onnx")
+    return onnx.helper.make_tensor_value_info(name, KINDS[dtype], sizes)
 
 
 def session(graph: Path) -> Any:
@@ -109,5 +147,6 @@ def session(graph: Path) -> Any:
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return runtime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])

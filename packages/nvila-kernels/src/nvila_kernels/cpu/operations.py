@@ -50,7 +50,7 @@ def w4a16_linear(
         packed, scale_zero, (width, group_size, scale_dtype),
         lambda: reference.int4_codes(packed, scale_zero, width, group_size, scale_dtype),
     )  # fmt: skip
-    out = prepared(x) if len(x) else x.new_empty((0, packed.shape[1]))
+    out = prepared.run(x)
     return out if bias is None else out + bias.to(out.dtype)
 
 
@@ -69,7 +69,7 @@ def int8_linear(
     127, as it is for scales a token.
     """
     prepared = held(weight, weight_scale, (), lambda: Int8Codes(codes=weight, scale=weight_scale))
-    out = prepared(x.float() * x_scale[:, None]) if len(x) else x.new_empty((0, len(weight)), dtype=torch.float32)
+    out = prepared.run(x.float() * x_scale[:, None])
     if bias is not None:
         out = out + bias.float()
     return (F.gelu(out, approximate="tanh") if gelu else out).to(dtype)

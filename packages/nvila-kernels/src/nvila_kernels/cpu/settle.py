@@ -5,7 +5,7 @@ its processor has no memory for two copies. So settling is a step after loading:
 what it held. A settled model only answers; to train, save or move it, load it again.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,20 +16,20 @@ from nvila_kernels.cpu.cache import timings
 from nvila_kernels.cpu.choice import MEMORY, Choice, choose
 from nvila_kernels.cpu.measurement import Measurement
 from nvila_kernels.cpu.memory import apart, give_back
-from nvila_kernels.cpu.prepared import Prepared, prepare, prepared_rows
+from nvila_kernels.cpu.prepared import Prepared, prepare, prepared_run
 from nvila_kernels.cpu.shape import PHASES, Phase, Shape, in_blocks, shape_of
 from nvila_kernels.modules import Int4Linear, Int8Linear
 from nvila_kernels.policy import every_module
 
 
-class SettledRows(nn.Module):
-    """Something packed for this machine's kernels, which makes rows of rows. Inference on the CPU only.
+class SettledModule(nn.Module):
+    """Something packed for this machine's kernels. Inference on the CPU only.
 
     Args:
         prepared: the packed weights.
         out_features: width of what comes out.
 
-    Shapes: ``[..., k_i]``, one or more -> ``[..., out_features]`` of the same float type.
+    Shapes: ``[..., k]`` and what else it reads or changes -> ``[..., out_features]`` of the same float type.
     """
 
     number: Tensor
@@ -40,13 +40,10 @@ class SettledRows(nn.Module):
         self.out_features = out_features
         self.register_buffer("number", torch.tensor(prepared.number), persistent=False)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        rows = [x.reshape(-1, x.shape[-1]) for x in inputs]
-        if torch.compiler.is_compiling() or not len(rows[0]):
-            out = prepared_rows(rows, self.number, self.out_features)
-        else:  # an operator that is written in Python costs a token more than a small product
-            out = self.prepared(*rows)
-        return out.reshape(*inputs[0].shape[:-1], self.out_features)
+    def forward(self, *inputs: Tensor, changed: Sequence[Tensor] = ()) -> Tensor:
+        if torch.compiler.is_compiling() or type(inputs[0]) is not Tensor:  # a fake one, for instance
+            return prepared_run(inputs, changed, self.number, self.out_features)
+        return self.prepared.run(*inputs, *changed)  # an operator written in Python costs more than a small product
 
     def _save_to_state_dict(self, destination: dict[str, object], prefix: str, keep_vars: bool) -> None:
         raise ValueError(f"{prefix.rstrip('.')} is packed for this machine and cannot be saved: load the model again")
@@ -56,7 +53,7 @@ class SettledRows(nn.Module):
         return f"{self.out_features}, {kernels}"
 
 
-class SettledLinear(SettledRows):
+class SettledLinear(SettledModule):
     """A quantized linear layer in the packing of this machine's kernels.
 
     Args:
@@ -76,7 +73,7 @@ class SettledLinear(SettledRows):
         self.in_features, self.gelu = in_features, gelu
         self.register_buffer("bias", bias, persistent=False)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor, changed: Sequence[Tensor] = ()) -> Tensor:
         """Raises: ValueError for activations of another width."""
         (x,) = inputs
         if x.shape[-1] != self.in_features:
