@@ -12,10 +12,10 @@ Qwen2-1.5B's shape with random weights, a process a model, one after the other:
 ``Q4_0``   llama.cpp, in an environment that has llama-cpp-python, on a file that ``make_gguf.py`` made there
 
 "prefill" reads the prompt (the best of two), "decode" is the best token after it, both with the scores of the next
-token. "weights" is
-what the parameters and packed weights take, "cache" keys and values, "peak" the most that the process held above what
-it held when the model was made without weights. The targets of this repository: decode 3.5 times bf16 and 1.0 times llama.cpp,
-prefill 2 times fp32 and 1.5 times llama.cpp, peak 1.2 times weights and cache. Ratios on a busy machine mean little.
+token. "weights" is what the parameters and packed weights take, "cache" keys and values, "peak" the most that the
+process held above what it held when the model was made without weights. The targets of this repository: decode 3.5
+times bf16 and 1.0 times llama.cpp, prefill 2 times fp32 and 1.5 times llama.cpp, peak 1.2 times weights and cache.
+Ratios on a busy machine mean little.
 """
 
 import argparse

@@ -75,7 +75,7 @@ def test_opcheck() -> None:
     settle_(layers)
     layer = layers[0]
     tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-    torch.library.opcheck(prepared_run, ([torch.randn(3, 256)], [], layer.number, 96), test_utils=tests)
+    torch.library.opcheck(prepared_run, ([torch.randn(3, 256)], [], layer.number, [3, 96]), test_utils=tests)
     with FakeTensorMode(allow_non_fake_inputs=True):
         assert layer(torch.empty(5, 256)).shape == (5, 96)
 

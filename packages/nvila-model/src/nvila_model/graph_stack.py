@@ -58,7 +58,7 @@ class GraphStack(nn.Module):
         wanted: Tensor | None = None,
     ) -> Tensor:
         """Raises: ValueError for a mask by which a position looks ahead, or a cache that is full."""
-        batch, length, _ = x.shape
+        batch, length, width = x.shape
         depth = sum(self.depths)
         if cache is None:
             cache, places = self.passing_cache(batch, length), [0] * depth
@@ -66,13 +66,16 @@ class GraphStack(nn.Module):
             places = list(range(layer, layer + depth))
         end = cache.end(length)
         given = (*self.turns(angles, batch, length, end), added(mask, length, end), *counts(batch, length, end))
+        kept = torch.arange(batch * length) if wanted is None else wanted.flatten().nonzero().flatten()
         states = x.float().contiguous()
-        for graph, count in zip(self.graphs, self.depths, strict=True):
-            stored = [each[index] for index in places[:count] for each in (cache.keys, cache.values)]
-            states = graph(states, *given, changed=stored)
+        for index, (graph, count) in enumerate(zip(self.graphs, self.depths, strict=True)):
+            stored = [each[place] for place in places[:count] for each in (cache.keys, cache.values)]
+            last = index == len(self.graphs) - 1
+            sizes = (len(kept), width) if last else states.shape
+            states = cast(SettledModule, graph).run((states, *given, *([kept] if last else [])), sizes, stored)
             places = places[count:]
         states = states.to(x.dtype)
-        return states if wanted is None else states[wanted]
+        return states.view(x.shape) if wanted is None else states
 
     def passing_cache(self, batch: int, length: int) -> KVCache:
         """One layer of keys and values, which all blocks use one after the other where nobody asks for them later."""
@@ -90,7 +93,7 @@ class GraphStack(nn.Module):
         rows = batch * length
         tables: list[Tensor] = []
         for each in angles:
-            table = each.new_zeros(max(rows, end), self.head_dim // 2, dtype=torch.float32)
+            table = each.new_empty(max(rows, end), self.head_dim // 2, dtype=torch.float32)
             half = each[..., : self.head_dim // 2]
             table[:rows] = half.expand(batch, 1, length, -1).reshape(rows, -1)
             tables.append(table)
@@ -159,6 +162,19 @@ def shape_of(layer: Int4Linear) -> Shape:
     return Shape(rows=1, k=layer.in_features, n=layer.out_features, group=min(group, BLOCK))
 
 
+def codes_of(layer: Int4Linear) -> Int4Codes:
+    return cast(Int4Codes, in_blocks(layer.codes()))
+
+
+def halves(gate_up: Int4Linear) -> list[Int4Codes]:
+    """The two layers that were joined: one product would have to be copied to take it apart."""
+    codes = codes_of(gate_up)
+    parts = zip(*(each.chunk(2) for each in (codes.codes, codes.scale, codes.zero)), strict=True)
+    return [
+        Int4Codes(codes=values, scale=scale, zero=zero, group_size=codes.group_size) for values, scale, zero in parts
+    ]
+
+
 GRAPH = 2**28
 """Bytes of weights in a graph of several blocks, at most: so much lies in a temporary file while it is packed."""
 
@@ -191,7 +207,7 @@ def graph_stack(blocks: nn.ModuleList, *, memory: float = MEMORY, int8_activatio
         with Graph() as graph:
             made = BlockGraph(graph, width, accuracy=accuracy, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
             while parts and made.depth < depth:
-                made.append(parts.pop(0), choices)
+                made.append(parts.pop(0), choices, last=not parts)
                 give_back()
             depths.append(made.depth)
             graphs.append(made.settled())
@@ -211,7 +227,7 @@ class BlockGraph:
 
     def __init__(self, graph: Graph, width: int, *, accuracy: int, heads: int, kv_heads: int, head_dim: int) -> None:
         self.width, self.accuracy = width, accuracy
-        self.heads, self.kv_heads = heads, kv_heads
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.graph = graph
         angles = ["angles", head_dim // 2]
         self.given = [
@@ -226,6 +242,7 @@ class BlockGraph:
         ]
         self.x = "x"
         self.cache = ["batch", kv_heads, "capacity", head_dim]
+        self.sizes = ["batch", "length", width]
         self.before: list[str] = []
         self.behind: list[str] = []
         self.choices: list[Choice] = []
@@ -235,13 +252,27 @@ class BlockGraph:
         """Blocks so far."""
         return len(self.before) // 2
 
-    def append(self, block: Parts, choices: dict[Shape, Choice]) -> None:
-        """Another block behind those that are there; its weights are copied."""
+    def append(self, block: Parts, choices: dict[Shape, Choice], *, last: bool) -> None:
+        """Another block behind those that are there; its weights are copied.
+
+        Args:
+            last: nobody looks at its states but at those that are asked for, ``[n, width]``.
+        """
         self.choices += (choices[shape_of(layer)] for layer in block.layers)
         self.before += (self.graph.read(f"{name}{self.depth}", self.cache) for name in ("keys", "values"))
-        self.x = self.mlp(self.attention(block), block)
+        attended = self.attention(block)
+        if last:
+            self.given.append(self.graph.read("kept", ["kept"], torch.int64))
+            self.sizes = ["kept", self.width]
+            attended, self.x = self.kept(attended, self.heads * self.head_dim), self.kept(self.x, self.width)
+        self.x = self.mlp(self.product(attended, block.o), block)
+
+    def kept(self, states: str, width: int) -> str:
+        rows = self.graph.add("Reshape", states, self.graph.hold(torch.tensor([-1, width])))
+        return self.graph.add("Gather", rows, "kept", axis=0)
 
     def attention(self, block: Parts) -> str:
+        """What the heads give, side by side."""
         norm = block.attention_norm
         normed = self.graph.add(
             "SimplifiedLayerNormalization", self.x, self.graph.hold(norm.weight.float()), axis=-1, epsilon=norm.eps,
@@ -253,33 +284,34 @@ class BlockGraph:
             num_heads=self.heads, kv_num_heads=self.kv_heads, do_rotary=1,
         )  # fmt: skip
         self.behind += behind
-        return self.product(attended, block.o)
+        return attended
 
     def mlp(self, attended: str, block: Parts) -> str:
-        """States behind the block."""
-        graph, norm, width = self.graph, block.mlp_norm, block.down.in_features
+        """States behind the block, of what attention adds to them."""
+        graph, norm = self.graph, block.mlp_norm
         normed, _, _, x = graph.add_several(
             "SkipSimplifiedLayerNormalization", attended, self.x, graph.hold(norm.weight.float()), results=4,
             domain=CONTRIBUTED, epsilon=norm.eps,
         )  # fmt: skip
-        halves = self.product(normed, block.gate_up)
-        gate, up = graph.add_several("Split", halves, graph.hold(torch.tensor([width, width])), results=2, axis=-1)
+        gate, up = (add_weight(graph, normed, half, self.accuracy) for half in halves(block.gate_up))
         silu = graph.add("QuickGelu", gate, domain=CONTRIBUTED, alpha=1.0)
         return graph.add("Add", self.product(graph.add("Mul", silu, up), block.down), x)
 
     def product(self, x: str, layer: Int4Linear) -> str:
-        return add_weight(self.graph, x, cast(Int4Codes, in_blocks(layer.codes())), self.accuracy, layer.bias)
+        return add_weight(self.graph, x, codes_of(layer), self.accuracy, layer.bias)
 
     def settled(self) -> SettledModule:
         """Reads states ``[b, t, width]`` and what ``GraphStack`` gives beside them; changes keys and values."""
-        result, names, behind = self.x, [*self.given, *self.before], self.behind
-        ready = self.graph.ready({result: ["batch", "length", self.width], **dict.fromkeys(behind, self.cache)})
+        result, names, behind, width = self.x, [*self.given, *self.before], self.behind, self.width
+        ready = self.graph.ready({result: self.sizes, **dict.fromkeys(behind, self.cache)})
+        last = "kept" in names
 
-        def run(x: Tensor, *others: Tensor) -> Tensor:
-            out = torch.empty_like(x)
-            stored = zip(behind, others[-len(behind) :], strict=True)
-            ready(dict(zip(names, (x, *others), strict=True)), {result: out, **dict(stored)})
+        def run(*tensors: Tensor) -> Tensor:
+            given = dict(zip(names, tensors, strict=True))
+            out = torch.empty(len(given["kept"]), width) if last else torch.empty_like(given["x"])
+            stored = zip(behind, tensors[-len(behind) :], strict=True)
+            ready(given, {result: out, **dict(stored)})
             return out
 
         choice = Choice(kernels=self.choices[0].kernels, bytes=sum(each.bytes for each in self.choices))
-        return SettledModule(Prepared(run, choice), out_features=self.width)
+        return SettledModule(Prepared(run, choice))

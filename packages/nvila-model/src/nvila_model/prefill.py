@@ -6,6 +6,7 @@ thousands of positions takes more memory than the weights of a small model. A GP
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from nvila_model.cache import KVCache
@@ -28,15 +29,17 @@ def prefill(
 
     Returns: the hidden state of the last position, ``[b, width]``.
     """
-    length = embeds.shape[1]
+    batch, length, _ = embeds.shape
     piece = PIECE if embeds.device.type == "cpu" else length
     hidden = embeds
     for start in range(0, length, piece):
-        part = slice(start, start + piece)
+        part = slice(start, min(start + piece, length))
+        last = torch.arange(start + 1, part.stop + 1, device=embeds.device) == part.stop
         hidden = llm(
             embeds[:, part],
             positions=None if positions is None else positions[:, part],
-            mask=None if mask is None else mask[:, :, part, : start + piece],
+            mask=None if mask is None else mask[:, :, part, : part.stop],
             cache=cache,
+            wanted=last.expand(batch, -1),
         )
-    return hidden[:, -1]
+    return hidden

@@ -16,7 +16,6 @@ from nvila_kernels.cpu.memory import apart, give_back
 from nvila_kernels.cpu.prepared import prepare
 from nvila_kernels.cpu.settle import chosen
 from nvila_kernels.cpu.shape import shape_of
-from nvila_kernels.pack import BLOCK
 from nvila_kernels.quantization import Int4Codes, quantize_int4
 from torch import Tensor, nn
 
@@ -28,6 +27,8 @@ from nvila_model.vocabulary import ScreenedHead
 
 ROWS = 4096
 """Rows of the output head that are held as floats at a time."""
+GROUP = 256
+"""Weights that share a scale in the rough copy of the output head: it only has to find the best tokens."""
 
 
 def settle_model(
@@ -81,7 +82,7 @@ def settle_head(model: NVILA, *, memory: float = MEMORY, int8_activations: bool 
 def screened(weight: Tensor, *, memory: float = MEMORY, int8_activations: bool = True) -> ScreenedHead:
     """A head for one token at a time. It is quantized some rows at a time: in floats the vocabulary takes gigabytes."""
     rows, width = weight.shape
-    group = min(BLOCK, width)
+    group = min(GROUP, width)
     groups = -(-width // group)
     codes = Int4Codes(
         codes=torch.empty(rows, width, dtype=torch.uint8),

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+GROUP = 64
+"""Tokens that are looked at together for the highest score."""
+
 
 class StoredEmbedding(nn.Embedding):
     """Look up rows in one number format and give them in another.
@@ -61,7 +64,7 @@ class ScreenedHead(nn.Module):
     Shapes: ``[..., width]`` -> ``[..., tokens]`` of the same float type.
     """
 
-    def __init__(self, rough: nn.Module, weight: Tensor, *, best: int = 256) -> None:
+    def __init__(self, rough: nn.Module, weight: Tensor, *, best: int = 64) -> None:
         super().__init__()
         self.rough = rough
         self.weight = nn.Parameter(weight, requires_grad=False)
@@ -72,6 +75,20 @@ class ScreenedHead(nn.Module):
         for row, row_scores in zip(
             hidden.reshape(-1, hidden.shape[-1]), scores.view(-1, len(self.weight)), strict=True
         ):
-            best = row_scores.topk(self.best, sorted=False).indices
-            row_scores[best] = self.weight[best].to(row.dtype) @ row
+            best = highest(row_scores, self.best)
+            row_scores[best] = self.weight.index_select(0, best).to(row.dtype) @ row
         return scores
+
+
+def highest(scores: Tensor, count: int) -> Tensor:
+    """Where the ``count`` highest scores of many are: in as many groups, those with the highest members.
+
+    Shapes: ``[n]`` -> int64 ``[count]``, in no order.
+    """
+    whole = len(scores) // GROUP * GROUP
+    if whole <= count * GROUP:
+        return scores.topk(count, sorted=False).indices
+    groups = scores[:whole].view(-1, GROUP).amax(1).topk(count, sorted=False).indices
+    members = groups[:, None] * GROUP + torch.arange(GROUP)
+    some = torch.cat((members.flatten(), torch.arange(whole, len(scores))))
+    return some[scores[some].topk(count, sorted=False).indices]

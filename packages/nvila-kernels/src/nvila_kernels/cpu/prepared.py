@@ -62,19 +62,19 @@ def prepare(codes: Codes, choice: Choice) -> Prepared:
     return Prepared(run, choice)
 
 
-def _run(inputs: Sequence[Tensor], changed: Sequence[Tensor], number: Tensor, out_features: int) -> Tensor:
+def _run(inputs: Sequence[Tensor], changed: Sequence[Tensor], number: Tensor, sizes: Sequence[int]) -> Tensor:
     return _known[int(number)].run(*inputs, *changed)
 
 
-def _fake(inputs: Sequence[Tensor], changed: Sequence[Tensor], number: Tensor, out_features: int) -> Tensor:
-    return inputs[0].new_empty((*inputs[0].shape[:-1], out_features))
+def _fake(inputs: Sequence[Tensor], changed: Sequence[Tensor], number: Tensor, sizes: Sequence[int]) -> Tensor:
+    return inputs[0].new_empty(sizes)
 
 
-prepared_run: Callable[[Sequence[Tensor], Sequence[Tensor], Tensor, int], Tensor] = torch.library.custom_op(
+prepared_run: Callable[[Sequence[Tensor], Sequence[Tensor], Tensor, Sequence[int]], Tensor] = torch.library.custom_op(
     f"{NAMESPACE}::prepared_run",
     _run,
     mutates_args=("changed",),
     device_types="cpu",
-    schema="(Tensor[] inputs, Tensor(a!)[] changed, Tensor number, SymInt out_features) -> Tensor",
+    schema="(Tensor[] inputs, Tensor(a!)[] changed, Tensor number, SymInt[] sizes) -> Tensor",
 )
 prepared_run.register_fake(_fake)  # pyright: ignore

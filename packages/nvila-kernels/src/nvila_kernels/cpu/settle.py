@@ -27,30 +27,26 @@ class SettledModule(nn.Module):
 
     Args:
         prepared: the packed weights.
-        out_features: width of what comes out.
-
-    Shapes: ``[..., k]`` and what else it reads or changes -> ``[..., out_features]`` of the same float type.
     """
 
     number: Tensor
 
-    def __init__(self, prepared: Prepared, *, out_features: int) -> None:
+    def __init__(self, prepared: Prepared) -> None:
         super().__init__()
         self.prepared = prepared
-        self.out_features = out_features
         self.register_buffer("number", torch.tensor(prepared.number), persistent=False)
 
-    def forward(self, *inputs: Tensor, changed: Sequence[Tensor] = ()) -> Tensor:
+    def run(self, inputs: Sequence[Tensor], sizes: Sequence[int], changed: Sequence[Tensor] = ()) -> Tensor:
+        """A tensor of these sizes and the type of the first input; ``changed`` is read and written."""
         if torch.compiler.is_compiling() or type(inputs[0]) is not Tensor:  # a fake one, for instance
-            return prepared_run(inputs, changed, self.number, self.out_features)
+            return prepared_run(inputs, changed, self.number, sizes)
         return self.prepared.run(*inputs, *changed)  # an operator written in Python costs more than a small product
 
     def _save_to_state_dict(self, destination: dict[str, object], prefix: str, keep_vars: bool) -> None:
         raise ValueError(f"{prefix.rstrip('.')} is packed for this machine and cannot be saved: load the model again")
 
     def extra_repr(self) -> str:
-        kernels = ", ".join(f"{phase}={name!r}" for phase, name in self.prepared.choice.kernels.items())
-        return f"{self.out_features}, {kernels}"
+        return ", ".join(f"{phase}={name!r}" for phase, name in self.prepared.choice.kernels.items())
 
 
 class SettledLinear(SettledModule):
@@ -69,24 +65,23 @@ class SettledLinear(SettledModule):
     def __init__(
         self, prepared: Prepared, *, in_features: int, out_features: int, bias: Tensor | None, gelu: bool = False
     ) -> None:
-        super().__init__(prepared, out_features=out_features)
-        self.in_features, self.gelu = in_features, gelu
+        super().__init__(prepared)
+        self.in_features, self.out_features, self.gelu = in_features, out_features, gelu
         self.register_buffer("bias", bias, persistent=False)
 
-    def forward(self, *inputs: Tensor, changed: Sequence[Tensor] = ()) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Raises: ValueError for activations of another width."""
-        (x,) = inputs
         if x.shape[-1] != self.in_features:
             raise ValueError(
                 f"x has {x.shape[-1]} features, the layer reads {self.in_features}: pass those it was made for"
             )
-        out = super().forward(x)
+        out = self.run((x,), (*x.shape[:-1], self.out_features))
         if self.bias is not None:
             out = out + self.bias.to(out.dtype)
         return F.gelu(out, approximate="tanh") if self.gelu else out
 
     def extra_repr(self) -> str:
-        return f"{self.in_features}, bias={self.bias is not None}, {super().extra_repr()}"
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {super().extra_repr()}"
 
 
 @dataclass(frozen=True, kw_only=True)
