@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -73,12 +74,50 @@ def test_says_what_the_blocks_say(llm: Qwen2, graphs: Callable[[], Qwen2]) -> No
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
+def test_a_prompt_in_pieces_fills_the_same_cache(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:
+    embeds = torch.randn(2, 9, 64)
+
+    def read() -> tuple[Tensor, Tensor]:
+        cache = llm.cache(2, 10)
+        for part in (slice(0, 4), slice(4, 9)):
+            last = llm(embeds[:, part], cache=cache, wanted=torch.arange(9)[part].expand(2, -1) == part.stop - 1)
+        return last, torch.stack([cache.keys, cache.values])
+
+    with torch.inference_mode():
+        expected = read()
+        graphs()
+        for found, other in zip(read(), expected, strict=True):
+            torch.testing.assert_close(found, other, rtol=1e-3, atol=1e-3)
+
+
+def test_refuses_what_looks_ahead_and_what_does_not_fit(graphs: Callable[[], Qwen2]) -> None:
+    llm = graphs()
+    mask = torch.ones(1, 1, 3, 5, dtype=torch.bool)
+    cache = llm.cache(1, 6)
+    cache.advance(2)
+    with pytest.raises(ValueError, match="position 2 of row 0 may look at 3, which lies ahead: blocks in graphs are"):
+        llm(torch.zeros(1, 3, 64), mask=mask, cache=cache)
+    with pytest.raises(ValueError, match="position 7 is beyond the cache of 6: make a longer cache"):
+        llm(torch.zeros(1, 5, 64), cache=cache)
+
+
+def test_two_threads_may_ask_at_once(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:
+    prompts = torch.randn(8, 1, 5, 64)
+    graphs()
+    with torch.inference_mode():
+        expected = [llm(prompt) for prompt in prompts]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(torch.inference_mode()(llm), [*prompts, *prompts, *prompts]))
+    for index, states in enumerate(found):
+        assert torch.equal(states, expected[index % 8])
+
+
 def test_lower_precision_outside_stays_outside(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:
     x = torch.randn(1, 5, 64)
     with torch.inference_mode():
         expected = llm(x)
         graphs().norm.bfloat16()
-        found = llm(x.bfloat16())
+        found = llm(x.bfloat16(), cache=llm.cache(1, 5))
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.1)
 

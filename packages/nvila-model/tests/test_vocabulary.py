@@ -1,8 +1,9 @@
 """Output heads that leave the weight in its file."""
 
+import pytest
 import torch
 from nvila_model.settled import screened
-from nvila_model.vocabulary import ScreenedHead
+from nvila_model.vocabulary import ScreenedHead, highest
 from torch import nn
 from torch.nn import functional as F
 
@@ -29,3 +30,13 @@ def test_a_small_vocabulary_is_scored_whole() -> None:
     hidden = torch.randn(4, 128)
     with torch.inference_mode():
         torch.testing.assert_close(screened(weight)(hidden), F.linear(hidden, weight))
+
+
+@pytest.mark.parametrize("tokens", [80, 640, 1000, 5007])
+def test_the_highest_of_many(tokens: int) -> None:
+    torch.manual_seed(tokens)
+    scores = torch.randn(tokens)
+    scores[-3:] = 9.0  # behind the last whole group
+    scores[64:70] = 8.0  # several in one group
+    assert set(highest(scores, 9).tolist()) == {*range(64, 70), *range(tokens - 3, tokens)}
+    assert torch.equal(scores[highest(scores, 40)].sort().values, scores.topk(40).values.sort().values)

@@ -112,3 +112,11 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     assert FOUR["onnxruntime MatMulNBits"].missing() == (
         "onnxruntime and onnx not installed: pip install 'nvila-kernels[cpu]'"
     )
+
+
+def test_what_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(runtime, "__version__", "1.31.2")
+    assert FOUR["onnxruntime MatMulNBits"].missing() == (
+        "onnxruntime 1.31.2 is older than 1.32: pip install 'nvila-kernels[cpu]'"
+    )

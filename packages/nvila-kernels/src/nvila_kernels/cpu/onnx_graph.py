@@ -20,6 +20,9 @@ from torch import Tensor
 
 from nvila_kernels.cpu.memory import unread
 
+OLDEST = (1, 32)
+"""The release from which ``GroupQueryAttention`` takes batches of new positions behind old ones (``query_seqlens``)."""
+REMEDY = "pip install 'nvila-kernels[cpu]'"
 OPSET = 21
 IR_VERSION = 10
 CONTRIBUTED = "com.microsoft"
@@ -36,7 +39,12 @@ Sizes: TypeAlias = Sequence[int | str]
 def missing() -> str | None:
     """Why graphs cannot run here; None if they can."""
     absent = [name for name in ("onnxruntime", "onnx") if importlib.util.find_spec(name) is None]
-    return f"{' and '.join(absent)} not installed: pip install 'nvila-kernels[cpu]'" if absent else None
+    if absent:
+        return f"{' and '.join(absent)} not installed: {REMEDY}"
+    version: str = importlib.import_module("onnxruntime").__version__
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        return f"onnxruntime {version} is older than {'.'.join(map(str, OLDEST))}: {REMEDY}"
+    return None
 
 
 class ReadyGraph:
