@@ -1,9 +1,9 @@
 """How fast does a processor answer with 4-bit weights, and how much memory does that take?
 
     uv run python benchmarks/bench_cpu_llm.py [--threads 2] [--layers 28] [--prompt 512] [--answer 32]
-        [--llama llama/bin/python --gguf qwen2-1.5b-q4_0.gguf]
+        [--rounds 5] [--llama llama/bin/python --gguf qwen2-1.5b-q4_0.gguf]
 
-Qwen2-1.5B's shape with random weights, a process a model, one after the other:
+Qwen2-1.5B's shape with random weights, a process a model, one after the other; times are medians over the rounds:
 
 ``W4A16``  nvila: 4-bit weights in groups of 128 on the kernels that the cpu backend chose, the output head too, whose
            best scores are made again from the embedding, which is bfloat16 as in its file; all else float32
@@ -26,6 +26,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -182,6 +183,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=28, help="fewer for a quick look")
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--answer", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=1, help="of all models; other work comes and goes")
     parser.add_argument("--llama", type=Path, help="python of an environment with llama-cpp-python")
     parser.add_argument("--gguf", type=Path, help="Q4_0 file of this shape for it; make_gguf.py makes one")
     parser.add_argument("--json", action="store_true")
@@ -192,23 +194,33 @@ def main() -> None:
         print(json.dumps(MODELS[options.only](options)))
         return
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
-    found: dict[str, dict[str, Any]] = {}
+    rounds: dict[str, list[dict[str, Any]]] = {}
     commands = {name: [sys.executable, __file__, *sys.argv[1:], "--only", name] for name in MODELS}
     if options.llama and options.gguf:
         commands["Q4_0"] = llama(options)
-    for name, words in commands.items():
+    for name, words in list(commands.items()) * options.rounds:
         settings = environment | ({"OMP_WAIT_POLICY": "passive"} if name == "W4A16" else {})  # as nvila's command does
         run = subprocess.run(words, env=settings, check=True, stdout=subprocess.PIPE, text=True)
-        found[name] = json.loads(run.stdout.splitlines()[-1])
+        rounds.setdefault(name, []).append(json.loads(run.stdout.splitlines()[-1]))
+    found = {name: typical(each) for name, each in rounds.items()}
     if options.json:
         print(json.dumps({"threads": options.threads, "layers": options.layers, "load": os.getloadavg(), **found}))
         return
     show(found, options)
 
 
+def typical(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """The median of each time, the largest peak."""
+    times = {phase: median(each[phase] for each in rounds) for phase in ("prefill", "decode")}
+    return {**rounds[0], **times, "peak": max(each["peak"] for each in rounds)}
+
+
 def show(found: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
     load = os.getloadavg()[0]
-    print(f"{options.layers} layers, prompt of {options.prompt}, {options.threads} threads, load average {load:.1f}")
+    print(
+        f"{options.layers} layers, prompt of {options.prompt}, {options.threads} threads, {options.rounds} rounds, "
+        f"load average {load:.1f}"
+    )
     print(
         f"{'':8}{'prefill ms':>12}{'decode ms':>12}{'weights MiB':>13}{'peak MiB':>10}{'peak / (weights + cache)':>26}"
     )

@@ -12,7 +12,8 @@ third of it, and 8 bits with a scale a token to be hardly visible.
 
 ``--answers`` asks every model that many fresh questions a kind, those of ``nvila-train eval nano --seed 4242``, and
 prints the share of exact matches, the difference from the float model in points with the standard error of a paired
-comparison, and how many answers were lost and won. A minute a row for 500.
+comparison, and how many answers were lost and won. A minute a row for 500. At the end AWQ is held against rounding, in
+the same groups: the paired differences of the loss and of the answers.
 """
 
 import argparse
@@ -84,6 +85,7 @@ def main() -> None:
     right = answered(model, options)
     print(f"{'':44}  divergence            same     loss {losses.mean():.4f} +      output error", end="")
     print(f"   answers: float {right.float().mean():.2%} of {len(right)}" if options.answers else "")
+    scored: dict[str, tuple[Tensor, Tensor]] = {}
     for part, rows in (("llm", LLM), ("vision", VISION)):
         for name, (scheme, folded) in rows.items():
             model = NVILA.from_pretrained("nano").eval()
@@ -96,7 +98,15 @@ def main() -> None:
             worse = found_losses - losses
             print(f"{name:44}  {divergence.mean():.5f} +- {spread:.5f}    {same:6.2%}", end="")
             print(f"   {worse.mean():+.4f} +- {worse.std() / len(worse) ** 0.5:.4f}   {error:.4f}", end="")
-            print(compared(answered(model, options), right) if options.answers else "", flush=True)
+            answers = answered(model, options)
+            scored[name] = found_losses, answers
+            print(compared(answers, right) if options.answers else "", flush=True)
+    for groups in ("", " in groups of 32"):
+        rounded, fitted = (scored[f"w4a16{groups}, {how}"] for how in ("rounded", "AWQ scales, clipped"))
+        better = fitted[0] - rounded[0]
+        spread = better.std() / len(better) ** 0.5
+        print(f"{f'AWQ, clipped, against rounded{groups}':44}  loss {better.mean():+.4f} +- {spread:.4f}", end="")
+        print(compared(fitted[1], rounded[1]) if options.answers else "")
 
 
 def answered(model: NVILA, options: argparse.Namespace) -> Tensor:

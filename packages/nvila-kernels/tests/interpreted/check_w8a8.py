@@ -109,6 +109,24 @@ def check_every_input(dtype: torch.dtype, mixed: bool) -> None:
         assert torch.equal(kernels.quantize_static(x, static), reference.quantize_static(x, static))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("mixed", [False, True], ids=["neighbours together", "mixed"])
+def check_gelu_of_every_input(dtype: torch.dtype, mixed: bool) -> None:
+    """All finite values against GELU in float64: half a step of the row, and what float32 cannot tell of its tail."""
+    x = torch.arange(65536, dtype=torch.int32).to(torch.uint16).view(dtype)
+    x = torch.where(x.isfinite(), x, torch.zeros_like(x))
+    x = x.reshape(1024, 64).T.contiguous() if mixed else x.reshape(64, 1024)
+    wide = x.double()
+    exact = 0.5 * wide * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (wide + 0.044715 * wide**3)))
+    codes, scale = kernels.gelu_quantize(x)
+    step = scale.double()[:, None]
+    tail = 2e-7 * wide.abs().clamp(max=10)  # 1 + tanh(...) where the two cancel
+    assert bool(((codes.double() * step - exact).abs() <= 0.5001 * step + tail).all())
+    largest = exact.abs().amax(-1)
+    tall = largest > 1e-5
+    torch.testing.assert_close(scale.double()[tall] * 127, largest[tall], rtol=2e-5, atol=0)
+
+
 @settings(max_examples=40, deadline=None)
 @given(**ROWS)
 def check_quantize_is_exact(m: int, k: int, dtype: torch.dtype, seed: int) -> None:
