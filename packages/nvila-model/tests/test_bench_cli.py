@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nvila_kernels.cpu import SettledRows
+from nvila_kernels.cpu import SettledModule
 from nvila_kernels.cpu.cache import FOLDER
 from nvila_model import NVILA, Image, Sampling
 from nvila_model.cli.app import app
@@ -69,7 +69,7 @@ def test_a_settled_model_says_nearly_the_same(head: bool) -> None:
         before = model(inputs).logits[0]
         done = settle_model(model, head=head)
         after = model(inputs).logits[0]
-    assert all(isinstance(model.get_submodule(each.name), SettledRows) for each in done)
+    assert all(isinstance(model.get_submodule(each.name), SettledModule) for each in done)
     assert ("llm.lm_head.rough" in [each.name for each in done]) == head
     assert torch.nn.functional.cosine_similarity(before.flatten(), after.flatten(), dim=0) > 0.99
     assert model.generate(talk, sampling=Sampling(max_new_tokens=3))
