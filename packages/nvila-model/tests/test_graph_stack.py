@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from nvila_kernels import W4A16, Int4Linear, QuantPolicy, quantize_
-from nvila_kernels.cpu import Choice, Settled
+from nvila_kernels.cpu import Settled
 from nvila_kernels.cpu.matmul_nbits import NBITS_FLOAT
 from nvila_model import graph_stack as module
 from nvila_model.graph_stack import GraphStack, graph_stack
@@ -18,9 +18,7 @@ from nvila_model.settled import settle_language
 from torch import Tensor
 
 LAYERS = 3
-FLOATS: Callable[..., Choice] = lambda *_, **__: Choice(  # noqa: E731
-    kernels={"decode": NBITS_FLOAT.name, "prefill": NBITS_FLOAT.name}, bytes=1.0
-)
+FLOATS: Callable[..., str] = lambda *_, **__: NBITS_FLOAT.name  # noqa: E731
 
 
 @pytest.fixture
@@ -37,8 +35,8 @@ def llm() -> Qwen2:
 @pytest.fixture
 def graphs(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Qwen2]:
     """Turns the blocks into graphs that round nothing."""
-    monkeypatch.setattr(module, "chosen", FLOATS)
-    monkeypatch.setattr(module, "GRAPH", 8)  # two blocks of four layers
+    monkeypatch.setattr(module, "chosen_alike", FLOATS)
+    monkeypatch.setattr(module, "GRAPH", 2**16)  # two blocks
 
     def turn() -> Qwen2:
         done = settle_language(llm)
@@ -135,14 +133,11 @@ def test_a_graph_cannot_be_saved(graphs: Callable[[], Qwen2]) -> None:
         graphs().state_dict()
 
 
-def test_blocks_stay_where_kernels_differ(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "chosen", FLOATS)
+def test_blocks_stay_where_other_kernels_gain_more(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "chosen_alike", FLOATS)
     assert graph_stack(llm.layers) is None  # layers that read the same are not joined
     join_(llm)
-    kernels = iter([NBITS_FLOAT.name, "torch int4", NBITS_FLOAT.name, NBITS_FLOAT.name])
-    monkeypatch.setattr(module, "chosen", lambda *_, **__: Choice(kernels={"decode": next(kernels)}, bytes=1.0))
-    assert graph_stack(llm.layers) is None
-    monkeypatch.setattr(module, "chosen", lambda *_, **__: Choice(kernels={"decode": "torch int4"}, bytes=1.0))
+    monkeypatch.setattr(module, "chosen_alike", lambda *_, **__: None)
     assert graph_stack(llm.layers) is None
     assert len(llm.layers) == LAYERS
     assert isinstance(settle_language(llm)[0], Settled)  # each layer by itself

@@ -10,6 +10,7 @@ import torch
 from nvila_kernels.cpu import Measurement, Shape, choose, machine, timings
 from nvila_kernels.cpu import measure as measure_all
 from nvila_kernels.cpu.cache import Timings
+from nvila_kernels.cpu.choice import choose_alike
 from nvila_kernels.cpu.kernel import Kernel
 from nvila_kernels.cpu.machine import processor
 
@@ -61,6 +62,28 @@ def test_nothing_left_is_an_error_that_says_why() -> None:
     absent = {"decode": {"torch int4": Measurement(refused="groups of 48")}}
     with pytest.raises(ValueError, match="torch int4: groups of 48"):
         choose(SHAPE, absent)
+
+
+def test_outputs_that_are_not_measured_count_too() -> None:
+    """Of 16,384 outputs half are measured for a token and an eighth for a prompt, so prompts weigh four times more."""
+    found = {"decode": table(nbits=1.0, torch4=2.0), "prefill": table(nbits=20.0, torch4=10.0)}
+    wide = Shape(rows=1, k=1024, n=16384, group=128)
+    assert set(choose(SHAPE, found).kernels.values()) == {"onnxruntime MatMulNBits int8"}
+    assert set(choose(wide, found).kernels.values()) == {"torch int4"}
+
+
+def test_one_kernel_for_several_layers_where_that_costs_less_than_it_saves() -> None:
+    small = Shape(rows=1, k=64, n=64, group=32)
+    found = {SHAPE: FOUND, small: {"decode": table(nbits=1.5, torch4=1.0), "prefill": table(nbits=1.0, torch4=1.0)}}
+    names = ["onnxruntime MatMulNBits int8", "torch int4"]
+    lost = 64 * 0.5 / 68  # a call, of 64 tokens and 4 pieces of a prompt
+    assert choose_alike([SHAPE, small], found, names, saved=lost * 1.01) == names[0]
+    assert choose_alike([SHAPE, small], found, names, saved=lost * 0.99) is None
+    assert choose_alike([SHAPE, small, small], found, names, saved=lost * 1.01) is None
+    assert choose_alike([SHAPE], found, names, saved=0.0) == names[0]
+    assert choose_alike([SHAPE], found, names, saved=0.0, int8_activations=False) == names[1]
+    refused = {phase: each | {names[0]: Measurement(refused="wrong")} for phase, each in FOUND.items()}
+    assert choose_alike([SHAPE], {SHAPE: refused}, names[:1], saved=1e9) is None
 
 
 def test_measurements_are_remembered_on_disk(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

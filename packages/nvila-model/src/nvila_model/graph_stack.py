@@ -14,14 +14,14 @@ from typing import cast
 
 import torch
 from nvila_kernels import Int4Linear
-from nvila_kernels.cpu import Choice, SettledModule, Shape
+from nvila_kernels.cpu import Choice, SettledModule, Shape, candidates
 from nvila_kernels.cpu.choice import MEMORY
 from nvila_kernels.cpu.matmul_nbits import ACCURACY, add_weight
 from nvila_kernels.cpu.memory import give_back
 from nvila_kernels.cpu.onnx_graph import CONTRIBUTED, Graph
 from nvila_kernels.cpu.prepared import Prepared
-from nvila_kernels.cpu.settle import chosen
-from nvila_kernels.cpu.shape import in_blocks
+from nvila_kernels.cpu.settle import chosen_alike
+from nvila_kernels.cpu.shape import PHASES, in_blocks
 from nvila_kernels.pack import BLOCK, kernel_group
 from nvila_kernels.quantization import Int4Codes
 from torch import Tensor, nn
@@ -179,8 +179,12 @@ GRAPH = 2**28
 """Bytes of weights in a graph of several blocks, at most: so much lies in a temporary file while it is packed."""
 
 
+SAVED = 1e-4
+"""Seconds that a graph saves at every call of a block, at least: small operations outside take several times that."""
+
+
 def graph_stack(blocks: nn.ModuleList, *, memory: float = MEMORY, int8_activations: bool = True) -> GraphStack | None:
-    """Joined blocks in graphs; None where a layer has not 4 bits, or would rather have another kernel than the others.
+    """Joined blocks in graphs; None where a layer has not 4 bits, or other kernels gain more than graphs do.
 
     Args:
         blocks: of a language model; emptied as they become graphs, so that no weight is in memory twice.
@@ -190,29 +194,35 @@ def graph_stack(blocks: nn.ModuleList, *, memory: float = MEMORY, int8_activatio
     found = [parts_of(cast(Block, block)) for block in blocks]
     parts = [each for each in found if each is not None]
     del found
-    shapes = {shape_of(layer) for each in parts for layer in each.layers}
-    choices = {shape: chosen(shape, memory=memory, int8_activations=int8_activations) for shape in shapes}
-    kernels = {kernel for choice in choices.values() for kernel in choice.kernels.values()}
-    if len(parts) < len(blocks) or len(kernels) != 1 or not kernels <= ACCURACY.keys():
+    if len(parts) < len(blocks):
+        return None
+    shapes = [shape_of(layer) for each in parts for layer in each.layers]
+    saved = SAVED * len(parts)
+    kernel = chosen_alike(shapes, list(ACCURACY), saved=saved, memory=memory, int8_activations=int8_activations)
+    if kernel is None:
         return None
     heads, kv_heads = attention.heads, attention.kv_heads
     head_dim = parts[0].qkv.out_features // (heads + 2 * kv_heads)
-    accuracy = ACCURACY[kernels.pop()]
-    depth = max(1, int(GRAPH // sum(choices[shape_of(layer)].bytes for layer in parts[0].layers)))
+    depth = max(1, int(GRAPH // sum(packed_bytes(kernel, layer) for layer in parts[0].layers)))
     width = len(parts[0].mlp_norm.weight)
     del blocks[:], attention
     graphs: list[SettledModule] = []
     depths: list[int] = []
     while parts:
         with Graph() as graph:
-            made = BlockGraph(graph, width, accuracy=accuracy, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
+            made = BlockGraph(graph, width, kernel=kernel, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
             while parts and made.depth < depth:
-                made.append(parts.pop(0), choices, last=not parts)
+                made.append(parts.pop(0), last=not parts)
                 give_back()
             depths.append(made.depth)
             graphs.append(made.settled())
         give_back()
     return GraphStack(graphs, depths, kv_heads=kv_heads, head_dim=head_dim)
+
+
+def packed_bytes(kernel: str, layer: Int4Linear) -> float:
+    shape = shape_of(layer)
+    return candidates(4)[kernel].bytes(shape.n, shape.k, shape.group)
 
 
 class BlockGraph:
@@ -221,12 +231,12 @@ class BlockGraph:
     Args:
         graph: empty.
         width: of the states.
-        accuracy: the level of the kernel that multiplies.
+        kernel: that multiplies.
         heads, kv_heads, head_dim: of attention.
     """
 
-    def __init__(self, graph: Graph, width: int, *, accuracy: int, heads: int, kv_heads: int, head_dim: int) -> None:
-        self.width, self.accuracy = width, accuracy
+    def __init__(self, graph: Graph, width: int, *, kernel: str, heads: int, kv_heads: int, head_dim: int) -> None:
+        self.width, self.kernel = width, kernel
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.graph = graph
         angles = ["angles", head_dim // 2]
@@ -245,20 +255,20 @@ class BlockGraph:
         self.sizes = ["batch", "length", width]
         self.before: list[str] = []
         self.behind: list[str] = []
-        self.choices: list[Choice] = []
+        self.bytes = 0.0
 
     @property
     def depth(self) -> int:
         """Blocks so far."""
         return len(self.before) // 2
 
-    def append(self, block: Parts, choices: dict[Shape, Choice], *, last: bool) -> None:
+    def append(self, block: Parts, *, last: bool) -> None:
         """Another block behind those that are there; its weights are copied.
 
         Args:
             last: nobody looks at its states but at those that are asked for, ``[n, width]``.
         """
-        self.choices += (choices[shape_of(layer)] for layer in block.layers)
+        self.bytes += sum(packed_bytes(self.kernel, layer) for layer in block.layers)
         self.before += (self.graph.read(f"{name}{self.depth}", self.cache) for name in ("keys", "values"))
         attended = self.attention(block)
         if last:
@@ -293,12 +303,12 @@ class BlockGraph:
             "SkipSimplifiedLayerNormalization", attended, self.x, graph.hold(norm.weight.float()), results=4,
             domain=CONTRIBUTED, epsilon=norm.eps,
         )  # fmt: skip
-        gate, up = (add_weight(graph, normed, half, self.accuracy) for half in halves(block.gate_up))
+        gate, up = (add_weight(graph, normed, half, ACCURACY[self.kernel]) for half in halves(block.gate_up))
         silu = graph.add("QuickGelu", gate, domain=CONTRIBUTED, alpha=1.0)
         return graph.add("Add", self.product(graph.add("Mul", silu, up), block.down), x)
 
     def product(self, x: str, layer: Int4Linear) -> str:
-        return add_weight(self.graph, x, codes_of(layer), self.accuracy, layer.bias)
+        return add_weight(self.graph, x, codes_of(layer), ACCURACY[self.kernel], layer.bias)
 
     def settled(self) -> SettledModule:
         """Reads states ``[b, t, width]`` and what ``GraphStack`` gives beside them; changes keys and values."""
@@ -313,5 +323,4 @@ class BlockGraph:
             ready(given, {result: out, **dict(stored)})
             return out
 
-        choice = Choice(kernels=self.choices[0].kernels, bytes=sum(each.bytes for each in self.choices))
-        return SettledModule(Prepared(run, choice))
+        return SettledModule(Prepared(run, Choice(kernels=dict.fromkeys(PHASES, self.kernel), bytes=self.bytes)))

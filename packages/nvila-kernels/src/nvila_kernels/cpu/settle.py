@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nvila_kernels.cpu.cache import timings
-from nvila_kernels.cpu.choice import MEMORY, Choice, choose
+from nvila_kernels.cpu.choice import MEMORY, Choice, choose, choose_alike
 from nvila_kernels.cpu.measurement import Measurement
 from nvila_kernels.cpu.memory import apart, give_back
 from nvila_kernels.cpu.prepared import Prepared, prepare, prepared_run
@@ -96,8 +96,24 @@ def chosen(
     shape: Shape, *, phases: Iterable[Phase] = PHASES, memory: float = MEMORY, int8_activations: bool = True
 ) -> Choice:
     """The kernels for weights of a shape, measured if it never was. Raises: ValueError if none is left."""
-    found: dict[Phase, Mapping[str, Measurement]] = {phase: timings().of(shape.at(phase)) for phase in phases}
-    return choose(shape, found, memory=memory, int8_activations=int8_activations)
+    return choose(shape, measured(shape, phases), memory=memory, int8_activations=int8_activations)
+
+
+def chosen_alike(
+    shapes: Sequence[Shape],
+    names: Sequence[str],
+    *,
+    saved: float,
+    memory: float = MEMORY,
+    int8_activations: bool = True,
+) -> str | None:
+    """One of the named kernels for weights of all these shapes; see ``choose_alike``."""
+    found = {shape: measured(shape, PHASES) for shape in set(shapes)}
+    return choose_alike(shapes, found, names, saved=saved, memory=memory, int8_activations=int8_activations)
+
+
+def measured(shape: Shape, phases: Iterable[Phase]) -> dict[Phase, Mapping[str, Measurement]]:
+    return {phase: timings().of(shape.at(phase)) for phase in phases}
 
 
 @torch.no_grad()
