@@ -22,14 +22,15 @@ def read_llava(record: Mapping[str, Any], *, folder: str | Path | None = None) -
     without a placeholder come before the first such text. ``no_system_prompt`` gives an empty system message.
 
     Args:
-        record: one record; ``image`` and ``video`` are a path, an address, or a list of them.
+        record: one record; ``image`` and ``video``, or ``images`` and ``videos``, are a path, an address, or a list of
+            them.
         folder: where relative paths begin.
 
     Raises: MessageError if there are more placeholders than media, or an unknown sender.
     """
     media = {
-        "image": [Image(_located(source, folder)) for source in _listed(record.get("image"))],
-        "video": [Video(_located(source, folder)) for source in _listed(record.get("video"))],
+        kind: [made(_located(source, folder)) for name in (kind, f"{kind}s") for source in _listed(record.get(name))]
+        for kind, made in (("image", Image), ("video", Video))
     }
     given = {kind: len(parts) for kind, parts in media.items()}
     messages: list[Message] = []

@@ -31,6 +31,7 @@ def shown(messages: list[Any]) -> list[tuple[str, list[str]]]:
         ("What?\n<image>", {"image": "a"}, ["What?", "<a>"]),
         ("Is <image> a cat?", {"image": "a"}, ["Is ", "<a>", " a cat?"]),
         ("<image>\n<image>\nCompare.", {"image": ["a", "b"]}, ["<a>", "<b>", "Compare."]),
+        ("<image>\n<image>\nCompare.", {"images": ["a", "b"]}, ["<a>", "<b>", "Compare."]),
         ("<image> or <image>?", {"image": ["a", "b"]}, ["<a>", " or ", "<b>", "?"]),
         ("<video>\nWhat?", {"video": "a"}, ["<a>", "What?"]),
         ("<vila/video>What?", {"video": ["a"]}, ["<a>", "What?"]),
