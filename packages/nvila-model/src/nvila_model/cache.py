@@ -9,8 +9,8 @@ from torch import Tensor
 class KVCache:
     """Keys and values of every layer, written in place.
 
-    Shapes: two tensors ``[layers, batch, heads, length, head_dim]``; ``update`` returns the views
-    ``[batch, heads, filled, head_dim]`` of one layer.
+    Shapes: two tensors ``[layers, batch, heads, length, head_dim]``, in ``layers`` those of each layer; ``update``
+    returns the views ``[batch, heads, filled, head_dim]`` of one.
     """
 
     def __init__(
@@ -27,6 +27,7 @@ class KVCache:
         shape = (layers, batch, heads, length, head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.layers = list(zip(self.keys, self.values, strict=True))
         self.length = 0
 
     @property
@@ -37,7 +38,7 @@ class KVCache:
         """Write new positions of one layer behind those that are filled; return all filled ones."""
         count = keys.shape[2]
         end = self.end(count)
-        all_keys, all_values = self.keys[layer], self.values[layer]
+        all_keys, all_values = self.layers[layer]
         all_keys.narrow(2, self.length, count).copy_(keys)
         all_values.narrow(2, self.length, count).copy_(values)
         return all_keys.narrow(2, 0, end), all_values.narrow(2, 0, end)

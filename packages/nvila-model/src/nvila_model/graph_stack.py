@@ -69,7 +69,7 @@ class GraphStack(nn.Module):
         kept = torch.arange(batch * length) if wanted is None else wanted.flatten().nonzero().flatten()
         states = x.float().contiguous()
         for index, (graph, count) in enumerate(zip(self.graphs, self.depths, strict=True)):
-            stored = [each[place] for place in places[:count] for each in (cache.keys, cache.values)]
+            stored = [each for place in places[:count] for each in cache.layers[place]]
             last = index == len(self.graphs) - 1
             sizes = (len(kept), width) if last else states.shape
             states = cast(SettledModule, graph).run((states, *given, *([kept] if last else [])), sizes, stored)
