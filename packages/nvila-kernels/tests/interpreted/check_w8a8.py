@@ -93,13 +93,17 @@ def tokens(m: int, k: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
     return (torch.randn(m, k, generator=torch.Generator().manual_seed(seed)) * 3).to(dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("mixed", [False, True], ids=["neighbours together", "mixed"])
-def check_every_input(dtype: torch.dtype, mixed: bool) -> None:
+def every_input(dtype: torch.dtype, mixed: bool) -> torch.Tensor:
     """All finite values of a 16-bit type; a row of neighbours has one exponent, a mixed one has all of them."""
     x = torch.arange(65536, dtype=torch.int32).to(torch.uint16).view(dtype)
     x = torch.where(x.isfinite(), x, torch.zeros_like(x))
-    x = x.reshape(1024, 64).T.contiguous() if mixed else x.reshape(64, 1024)
+    return x.reshape(1024, 64).T.contiguous() if mixed else x.reshape(64, 1024)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("mixed", [False, True], ids=["neighbours together", "mixed"])
+def check_every_input(dtype: torch.dtype, mixed: bool) -> None:
+    x = every_input(dtype, mixed)
     codes, scale = kernels.quantize_rows(x)
     expected = reference.quantize_rows(x)
     assert torch.equal(codes, expected[0])
@@ -113,9 +117,7 @@ def check_every_input(dtype: torch.dtype, mixed: bool) -> None:
 @pytest.mark.parametrize("mixed", [False, True], ids=["neighbours together", "mixed"])
 def check_gelu_of_every_input(dtype: torch.dtype, mixed: bool) -> None:
     """All finite values against GELU in float64: half a step of the row, and what float32 cannot tell of its tail."""
-    x = torch.arange(65536, dtype=torch.int32).to(torch.uint16).view(dtype)
-    x = torch.where(x.isfinite(), x, torch.zeros_like(x))
-    x = x.reshape(1024, 64).T.contiguous() if mixed else x.reshape(64, 1024)
+    x = every_input(dtype, mixed)
     wide = x.double()
     exact = 0.5 * wide * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (wide + 0.044715 * wide**3)))
     codes, scale = kernels.gelu_quantize(x)
