@@ -31,6 +31,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from nvila_model.openmp import wait_briefly
 from torch import Tensor, nn
 
 WIDTH, MLP, HEADS, KV_HEADS, VOCABULARY = 1536, 8960, 12, 2, 151936
@@ -106,7 +107,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
             norm = block.get_submodule(name).to_empty(device="cpu")
             nn.init.ones_(norm.weight)
     with apart():
-        settled = settle_language(model)
+        settled = settle_language(model, memory=options.memory)
     for each in settled:
         kernels |= {f"{phase}: {kernel}" for phase, kernel in each.choice.kernels.items()}
     cache = model.cache(1, options.prompt + options.answer)
@@ -183,6 +184,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=28, help="fewer for a quick look")
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--answer", type=int, default=32)
+    parser.add_argument("--memory", type=float, help="what packings may take, in sizes of the weights")
     parser.add_argument("--rounds", type=int, default=1, help="of all models; other work comes and goes")
     parser.add_argument("--llama", type=Path, help="python of an environment with llama-cpp-python")
     parser.add_argument("--gguf", type=Path, help="Q4_0 file of this shape for it; make_gguf.py makes one")
@@ -199,7 +201,9 @@ def main() -> None:
     if options.llama and options.gguf:
         commands["Q4_0"] = llama(options)
     for name, words in list(commands.items()) * options.rounds:
-        settings = environment | ({"OMP_WAIT_POLICY": "passive"} if name == "W4A16" else {})  # as nvila's command does
+        settings = environment.copy()
+        if name == "W4A16":
+            wait_briefly(settings)  # as nvila's command does
         run = subprocess.run(words, env=settings, check=True, stdout=subprocess.PIPE, text=True)
         rounds.setdefault(name, []).append(json.loads(run.stdout.splitlines()[-1]))
     found = {name: typical(each) for name, each in rounds.items()}

@@ -4,24 +4,26 @@ A token that is decoded meets some thirty small operations in a block besides it
 much to call as to compute. In a graph they cost next to nothing, attention included: it reads and writes the same cache
 as the blocks in torch do. Coming back to Python is dear too, since the weights have pushed Python out of the
 processor's cache by then: a graph holds as many blocks as its share of memory allows.
+
+Prompts make products of hundreds of rows, which other kernels may be far better at. Where memory allows it, blocks in
+torch with those kernels stand beside the graphs and read prompts into the same cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from nvila_kernels import Int4Linear
-from nvila_kernels.cpu import Choice, SettledModule, Shape, candidates
-from nvila_kernels.cpu.choice import MEMORY
+from nvila_kernels.cpu import Choice, SettledLinear, SettledModule, Shape, candidates
 from nvila_kernels.cpu.matmul_nbits import ACCURACY, add_weight
 from nvila_kernels.cpu.memory import give_back
 from nvila_kernels.cpu.onnx_graph import CONTRIBUTED, Graph
 from nvila_kernels.cpu.prepared import Prepared
-from nvila_kernels.cpu.settle import chosen_alike
-from nvila_kernels.cpu.shape import PHASES, in_blocks
+from nvila_kernels.cpu.settle import chosen_alike, packed
+from nvila_kernels.cpu.shape import DECODE_ROWS, PHASES, in_blocks
 from nvila_kernels.pack import BLOCK, kernel_group
 from nvila_kernels.quantization import Int4Codes
 from torch import Tensor, nn
@@ -38,13 +40,23 @@ class GraphStack(nn.Module):
         graphs: of one or more blocks each.
         depths: how many blocks each has.
         kv_heads, head_dim: of keys and values.
+        prompts: the same blocks in torch, which read what has more rows than decoding; empty if graphs do.
 
     Shapes: those of ``Block``. The cache must be of float32.
     """
 
-    def __init__(self, graphs: Sequence[SettledModule], depths: Sequence[int], *, kv_heads: int, head_dim: int) -> None:
+    def __init__(
+        self,
+        graphs: Sequence[SettledModule],
+        depths: Sequence[int],
+        *,
+        kv_heads: int,
+        head_dim: int,
+        prompts: Sequence[Block] = (),
+    ) -> None:
         super().__init__()
         self.graphs = nn.ModuleList(graphs)
+        self.prompts = nn.ModuleList(prompts)
         self.depths = list(depths)
         self.kv_heads, self.head_dim = kv_heads, head_dim
 
@@ -59,6 +71,8 @@ class GraphStack(nn.Module):
     ) -> Tensor:
         """Raises: ValueError for a mask by which a position looks ahead, or a cache that is full."""
         batch, length, width = x.shape
+        if self.prompts and batch * length > DECODE_ROWS:
+            return self.read(x, angles, mask, cache, layer, wanted)
         depth = sum(self.depths)
         if cache is None:
             cache, places = self.passing_cache(batch, length), [0] * depth
@@ -76,6 +90,22 @@ class GraphStack(nn.Module):
             places = places[count:]
         states = states.to(x.dtype)
         return states.view(x.shape) if wanted is None else states
+
+    def read(
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: KVCache | None,
+        layer: int,
+        wanted: Tensor | None,
+    ) -> Tensor:
+        """What the blocks in torch make of a prompt."""
+        states, turns = x.float(), (angles[0].float(), angles[1].float())
+        last = len(self.prompts) - 1
+        for index, block in enumerate(self.prompts):
+            states = block(states, turns, mask, cache, layer + index, wanted if index == last else None)
+        return states.to(x.dtype)
 
     def passing_cache(self, batch: int, length: int) -> KVCache:
         """One layer of keys and values, which all blocks use one after the other where nobody asks for them later."""
@@ -128,8 +158,9 @@ def counts(batch: int, length: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a block of 4 bits consists of."""
+    """A block of 4 bits, and what it consists of."""
 
+    block: Block
     attention_norm: RMSNorm
     qkv: Int4Linear
     o: Int4Linear
@@ -153,7 +184,7 @@ def parts_of(block: Block) -> Parts | None:
         return None
     if not (isinstance(gate_up, Int4Linear) and isinstance(down, Int4Linear)):
         return None
-    return Parts(block.input_layernorm, qkv, o, block.post_attention_layernorm, gate_up, down)
+    return Parts(block, block.input_layernorm, qkv, o, block.post_attention_layernorm, gate_up, down)
 
 
 def shape_of(layer: Int4Linear) -> Shape:
@@ -183,12 +214,15 @@ SAVED = 1e-4
 """Seconds that a graph saves at every call of a block, at least: small operations outside take several times that."""
 
 
-def graph_stack(blocks: nn.ModuleList, *, memory: float = MEMORY, int8_activations: bool = True) -> GraphStack | None:
+def graph_stack(
+    blocks: nn.ModuleList, *, memory: float | None = None, int8_activations: bool = True
+) -> GraphStack | None:
     """Joined blocks in graphs; None where a layer has not 4 bits, or other kernels gain more than graphs do.
 
     Args:
         blocks: of a language model; emptied as they become graphs, so that no weight is in memory twice.
-        memory, int8_activations: as ``nvila_kernels.cpu.settle_`` takes them.
+        memory, int8_activations: as ``nvila_kernels.cpu.settle_`` takes them; without ``memory`` weights are packed a
+            second time for prompts where there is room and those are read at least twice as fast then.
     """
     attention = cast(Block, blocks[0]).self_attn
     found = [parts_of(cast(Block, block)) for block in blocks]
@@ -198,26 +232,47 @@ def graph_stack(blocks: nn.ModuleList, *, memory: float = MEMORY, int8_activatio
         return None
     shapes = [shape_of(layer) for each in parts for layer in each.layers]
     saved = SAVED * len(parts)
-    kernel = chosen_alike(shapes, list(ACCURACY), saved=saved, memory=memory, int8_activations=int8_activations)
-    if kernel is None:
+    alike = chosen_alike(shapes, list(ACCURACY), saved=saved, memory=memory, int8_activations=int8_activations)
+    if alike is None:
         return None
     heads, kv_heads = attention.heads, attention.kv_heads
     head_dim = parts[0].qkv.out_features // (heads + 2 * kv_heads)
-    depth = max(1, int(GRAPH // sum(packed_bytes(kernel, layer) for layer in parts[0].layers)))
+    depth = max(1, int(GRAPH // sum(packed_bytes(alike.kernel, layer) for layer in parts[0].layers)))
     width = len(parts[0].mlp_norm.weight)
     del blocks[:], attention
     graphs: list[SettledModule] = []
     depths: list[int] = []
+    prompts: list[Block] = []
     while parts:
         with Graph() as graph:
-            made = BlockGraph(graph, width, kernel=kernel, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
+            made = BlockGraph(graph, width, kernel=alike.kernel, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
             while parts and made.depth < depth:
-                made.append(parts.pop(0), last=not parts)
+                next_ = parts.pop(0)
+                made.append(next_, last=not parts)
+                if alike.prompts:
+                    prompts.append(prompt_block(next_, alike.prompts))
+                del next_
                 give_back()
             depths.append(made.depth)
             graphs.append(made.settled())
         give_back()
-    return GraphStack(graphs, depths, kv_heads=kv_heads, head_dim=head_dim)
+    return GraphStack(graphs, depths, kv_heads=kv_heads, head_dim=head_dim, prompts=prompts)
+
+
+def prompt_block(parts: Parts, kernels: Mapping[Shape, str]) -> Block:
+    """The block itself, its layers in the packing of kernels for prompts."""
+    block = parts.block
+
+    def settled(layer: Int4Linear) -> SettledLinear:
+        kernel = kernels[shape_of(layer)]
+        choice = Choice(kernels={"prefill": kernel}, bytes=packed_bytes(kernel, layer))
+        return packed(layer, codes_of(layer), choice)
+
+    cast(JoinedLinear, block.self_attn.qkv_proj).layer = settled(parts.qkv)
+    block.self_attn.o_proj = cast(nn.Linear, settled(parts.o))
+    cast(JoinedLinear, block.mlp.gate_up_proj).layer = settled(parts.gate_up)
+    block.mlp.down_proj = cast(nn.Linear, settled(parts.down))
+    return block
 
 
 def packed_bytes(kernel: str, layer: Int4Linear) -> float:

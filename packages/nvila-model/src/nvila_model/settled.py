@@ -32,13 +32,15 @@ GROUP = 256
 
 
 def settle_model(
-    model: NVILA, *, memory: float = MEMORY, int8_activations: bool = True, head: bool = False
+    model: NVILA, *, memory: float | None = None, int8_activations: bool = True, head: bool = False
 ) -> tuple[Settled, ...]:
     """Give every quantized layer of a model to the fastest kernel, in place; it can only answer from then on.
 
     Args:
         model: on the CPU. Layers of floats stay as they are.
-        memory: packed weights may take so many times the layer's own bytes.
+        memory: packed weights may take so many times the layer's own bytes, so that 1.2 leaves room for one packing and
+            3 for a second one that reads prompts. Without it, the language model is packed twice if prompts are read
+            at least twice as fast then, and all of it fits into a quarter of the machine's memory.
         int8_activations: whether 4-bit layers may round activations to 8 bits.
         head: screen tokens by an output head of 4 bits. A token reads all of it, and in floats it takes as long as
             half of the 4-bit layers. The scores of the best tokens are still those of the head itself.
@@ -49,37 +51,40 @@ def settle_model(
         done = settle_language(model.llm, memory=memory, int8_activations=int8_activations)
         lines = [Settled(name=f"llm.{each.name}", choice=each.choice) for each in done]
         if head:
-            lines.append(settle_head(model, memory=memory, int8_activations=int8_activations))
-    done = settle_(cast(nn.Module, model.vision), phases=("prefill",), memory=memory)
+            lines.append(settle_head(model, int8_activations=int8_activations))
+    done = settle_(cast(nn.Module, model.vision), phases=("prefill",), memory=memory or MEMORY)
     lines += [Settled(name=f"vision.{each.name}", choice=each.choice) for each in done]
     return tuple(lines)
 
 
-def settle_language(llm: Qwen2, *, memory: float = MEMORY, int8_activations: bool = True) -> list[Settled]:
+def settle_language(llm: Qwen2, *, memory: float | None = None, int8_activations: bool = True) -> list[Settled]:
     """The blocks of a language model, as graphs where one kernel is best for all of their layers."""
     for block in llm.layers:
         join_(block)
         give_back()
     stack = graph_stack(llm.layers, memory=memory, int8_activations=int8_activations)
     if stack is None:
-        return list(settle_(llm, memory=memory, int8_activations=int8_activations))
+        return list(settle_(llm, memory=memory or MEMORY, int8_activations=int8_activations))
     llm.layers.append(stack)
     llm.cache_dtype = torch.float32
-    graphs = {f"layers.0.graphs.{index}": cast(SettledModule, graph) for index, graph in enumerate(stack.graphs)}
-    return [Settled(name=name, choice=graph.prepared.choice) for name, graph in graphs.items()]
+    return [
+        Settled(name=name, choice=each.prepared.choice)
+        for name, each in llm.named_modules()
+        if isinstance(each, SettledModule)
+    ]
 
 
-def settle_head(model: NVILA, *, memory: float = MEMORY, int8_activations: bool = True) -> Settled:
+def settle_head(model: NVILA, *, int8_activations: bool = True) -> Settled:
     """The output head with a rough copy of 4 bits."""
     llm = model.llm
     weight = llm.embed_tokens.weight if llm.lm_head is None else llm.lm_head.weight
-    head = screened(weight, memory=memory, int8_activations=int8_activations)
+    head = screened(weight, int8_activations=int8_activations)
     llm.lm_head = cast(nn.Linear, head)
     return Settled(name="llm.lm_head.rough", choice=cast(SettledLinear, head.rough).prepared.choice)
 
 
 @torch.no_grad()
-def screened(weight: Tensor, *, memory: float = MEMORY, int8_activations: bool = True) -> ScreenedHead:
+def screened(weight: Tensor, *, int8_activations: bool = True) -> ScreenedHead:
     """A head for one token at a time. It is quantized some rows at a time: in floats the vocabulary takes gigabytes."""
     rows, width = weight.shape
     group = min(GROUP, width)
@@ -94,7 +99,7 @@ def screened(weight: Tensor, *, memory: float = MEMORY, int8_activations: bool =
         some = slice(start, start + ROWS)
         part = quantize_int4(weight[some].float(), group_size=group)
         codes.codes[some], codes.scale[some], codes.zero[some] = part.codes, part.scale, part.zero
-    choice = chosen(shape_of(codes), phases=("decode",), memory=memory, int8_activations=int8_activations)
+    choice = chosen(shape_of(codes), phases=("decode",), int8_activations=int8_activations)
     rough = SettledLinear(prepare(codes, choice), in_features=width, out_features=rows, bias=None)
     del codes
     return ScreenedHead(rough, weight)

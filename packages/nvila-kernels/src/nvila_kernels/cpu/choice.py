@@ -1,13 +1,15 @@
 """Which kernels a layer gets: the fastest whose packed weights fit the memory that is allowed.
 
 Decoding and prefill may use different kernels, if both packings fit together. Otherwise one serves both, the one that
-takes least for a prompt of ``PROMPT`` rows and an answer of ``ANSWER`` tokens.
+takes least for a prompt of ``PROMPT`` rows and an answer of ``ANSWER`` tokens. Where nobody says how much memory that
+may take, a whole model is packed a second time only if there is room and prompts are read at least twice as fast.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import TypeAlias
 
 from nvila_kernels.cpu.candidates import candidates
 from nvila_kernels.cpu.kernel import Kernel
@@ -19,6 +21,8 @@ CALLS: dict[Phase, float] = {"decode": ANSWER, "prefill": PROMPT / ROWS["prefill
 """Runs of the measured size that a typical request makes."""
 MEMORY = 1.2
 """Packed weights may take so many times the bytes of the layer's own."""
+ROOM, FASTER = 0.25, 2.0
+"""Where nobody says how much: all packings may take this part of the machine's memory if prompts gain that much."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,37 +74,107 @@ def choose(
     return min(fitting, key=lambda each: (seconds(shape, each.kernels, found), each.bytes))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Alike:
+    """One kernel for several layers, and for each shape another that reads prompts; none where the one reads them."""
+
+    kernel: str
+    prompts: Mapping[Shape, str]
+
+
+Found: TypeAlias = Mapping[Shape, Mapping[Phase, Mapping[str, Measurement]]]
+"""For each shape and phase, what was measured."""
+
+
 def choose_alike(
     shapes: Sequence[Shape],
-    found: Mapping[Shape, Mapping[Phase, Mapping[str, Measurement]]],
+    found: Found,
     names: Sequence[str],
     *,
     saved: float,
     memory: float = MEMORY,
     int8_activations: bool = True,
-) -> str | None:
+) -> Alike | None:
     """One kernel for several layers, if that costs no more than it saves; None if it does.
 
     Args:
         shapes: of the layers.
-        found: for each shape and both phases, what was measured.
+        found: for each shape and both phases.
         names: the kernels that it can be.
-        saved: seconds that are saved at every call of all layers.
+        saved: seconds that are saved at every call of all layers; prompts that have kernels of their own save nothing.
         memory, int8_activations: as for ``choose``, which finds what each layer would have by itself.
     """
     alone = 0.0
     for shape in shapes:
         own = choose(shape, found[shape], memory=memory, int8_activations=int8_activations)
         alone += seconds(shape, own.kernels, found[shape])
-    costs: dict[str, float] = {}
+    costs: dict[float, Alike] = {}
     for name in names:
         if not int8_activations and candidates(4)[name].activations == "int8":
             continue
-        if all(usable_(measured.get(name)) for shape in shapes for measured in found[shape].values()):
-            costs[name] = sum(seconds(shape, dict.fromkeys(PHASES, name), found[shape]) for shape in shapes)
-    limit = alone + saved * sum(CALLS.values())
-    best = min(costs, key=costs.__getitem__, default=None)
-    return best if best is not None and costs[best] <= limit else None
+        if not all(usable_(measured.get(name)) for shape in shapes for measured in found[shape].values()):
+            continue
+        one = sum(seconds(shape, dict.fromkeys(PHASES, name), found[shape]) for shape in shapes)
+        costs[one - saved * sum(CALLS.values())] = Alike(kernel=name, prompts={})
+        readers = prompt_kernels(shapes, found, name, names, memory=memory, int8_activations=int8_activations)
+        if readers:
+            two = sum(seconds(shape, {"decode": name, "prefill": readers[shape]}, found[shape]) for shape in shapes)
+            costs[two - saved * CALLS["decode"]] = Alike(kernel=name, prompts=readers)
+    least = min(costs, default=math.inf)
+    return costs[least] if least <= alone else None
+
+
+def prompt_kernels(
+    shapes: Sequence[Shape],
+    found: Found,
+    beside: str,
+    names: Sequence[str],
+    *,
+    memory: float,
+    int8_activations: bool = True,
+) -> dict[Shape, str]:
+    """The fastest for prompts that fits into memory beside another, for each shape; empty if one shape has none."""
+    chosen: dict[Shape, str] = {}
+    kernels = candidates(4)
+    for shape in shapes:
+        measured = found[shape]["prefill"]
+        fitting = [
+            name
+            for name, kernel in kernels.items()
+            if name not in names
+            and (int8_activations or kernel.activations != "int8")
+            and usable_(measured.get(name))
+            and packed_bytes((beside, name), kernels, shape) <= memory * layer_bytes(shape)
+        ]
+        if not fitting:
+            return {}
+        chosen[shape] = min(fitting, key=lambda name: measured[name].seconds or math.inf)
+    return chosen
+
+
+def pays_twice(
+    shapes: Sequence[Shape], found: Found, alike: Alike, machine_memory: float, *, int8_activations: bool = True
+) -> bool:
+    """Whether weights are packed a second time where nobody says: it fits, and prompts are read so much faster.
+
+    Args:
+        shapes: of the layers.
+        found: for each shape and both phases.
+        alike: what is chosen where memory does not matter.
+        machine_memory: bytes.
+        int8_activations: whether what it is held against may have them.
+    """
+    if not alike.prompts:
+        return False
+    kernels = candidates(4)
+    packed = sum(packed_bytes((alike.kernel, alike.prompts[shape]), kernels, shape) for shape in shapes)
+    one = two = 0.0
+    for shape in shapes:
+        prompts: dict[Phase, Mapping[str, Measurement]] = {"prefill": found[shape]["prefill"]}
+        small = choose(shape, prompts, int8_activations=int8_activations)
+        one += seconds(shape, small.kernels, prompts)
+        two += seconds(shape, {"prefill": alike.prompts[shape]}, prompts)
+    return packed <= ROOM * machine_memory and one >= FASTER * two
 
 
 def usable_(measurement: Measurement | None) -> bool:

@@ -6,16 +6,19 @@ there that add up to several times the model. Other C libraries are left as they
 
 import ctypes
 import ctypes.util
+import os
 import platform
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-MMAP_THRESHOLD = -3
-"""The parameter of ``mallopt``: bytes from which a block comes from the system by itself, and returns to it."""
+MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
+"""Parameters of ``mallopt``: bytes from which a block comes from the system by itself and returns to it, and free bytes
+at the heap's end from which they return."""
 LARGE, USUAL = 2**20, 2**25
-"""Its values: while packing, and what glibc rises to at most of itself."""
+"""Values of the first: while packing, and what glibc rises to at most of itself, with twice as much for the second.
+Once one of them was set it leaves both alone; the second would stay so low that every large result is new memory."""
 DONT_NEED = 4
 """The advice to ``madvise`` that pages may leave; those of a file come back from it when they are read."""
 
@@ -32,6 +35,7 @@ def apart() -> Generator[None]:
         yield
     finally:
         library.mallopt(MMAP_THRESHOLD, USUAL)
+        library.mallopt(TRIM_THRESHOLD, 2 * USUAL)
         library.malloc_trim(0)
 
 
@@ -52,6 +56,20 @@ def unread(file: Path) -> None:
         if name == str(file.resolve()) and "w" not in access:
             start, end = (int(place, 16) for place in places.split("-"))
             library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), DONT_NEED)
+
+
+def machine_memory(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> float:
+    """Bytes of the machine, or of the container that this runs in; 0 where the system does not tell.
+
+    Args:
+        limit: the file in which Linux tells what a container may have.
+    """
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows has no such function, some systems not these names
+        return 0
+    told = limit.read_text().strip() if limit.is_file() else ""
+    return min(total, int(told)) if told.isdigit() else total
 
 
 def glibc() -> Any:

@@ -5,6 +5,7 @@ its processor has no memory for two copies. So settling is a step after loading:
 what it held. A settled model only answers; to train, save or move it, load it again.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nvila_kernels.cpu.cache import timings
-from nvila_kernels.cpu.choice import MEMORY, Choice, choose, choose_alike
+from nvila_kernels.cpu.choice import MEMORY, Alike, Choice, choose, choose_alike, pays_twice
+from nvila_kernels.cpu.kernel import Codes
 from nvila_kernels.cpu.measurement import Measurement
-from nvila_kernels.cpu.memory import apart, give_back
+from nvila_kernels.cpu.memory import apart, give_back, machine_memory
 from nvila_kernels.cpu.prepared import Prepared, prepare, prepared_run
 from nvila_kernels.cpu.shape import PHASES, Phase, Shape, in_blocks, shape_of
 from nvila_kernels.modules import Int4Linear, Int8Linear
@@ -104,12 +106,25 @@ def chosen_alike(
     names: Sequence[str],
     *,
     saved: float,
-    memory: float = MEMORY,
+    memory: float | None = None,
     int8_activations: bool = True,
-) -> str | None:
-    """One of the named kernels for weights of all these shapes; see ``choose_alike``."""
+) -> Alike | None:
+    """One of the named kernels for weights of all these shapes; see ``choose_alike``.
+
+    Without ``memory``, prompts have kernels of their own where ``pays_twice`` finds that worth it.
+    """
     found = {shape: measured(shape, PHASES) for shape in set(shapes)}
-    return choose_alike(shapes, found, names, saved=saved, memory=memory, int8_activations=int8_activations)
+
+    def within(limit: float) -> Alike | None:
+        return choose_alike(shapes, found, names, saved=saved, memory=limit, int8_activations=int8_activations)
+
+    if memory is not None:
+        return within(memory)
+    any_size = within(math.inf)
+    worth = any_size is not None and pays_twice(
+        shapes, found, any_size, machine_memory(), int8_activations=int8_activations
+    )
+    return any_size if worth else within(MEMORY)
 
 
 def measured(shape: Shape, phases: Iterable[Phase]) -> dict[Phase, Mapping[str, Measurement]]:
@@ -163,6 +178,11 @@ def settle_linear(
         raise ValueError(f"the layer is on {weight.device}, these kernels run on the CPU: move it there first")
     codes = in_blocks(layer.codes())
     choice = chosen(shape_of(codes), phases=phases, memory=memory, int8_activations=int8_activations)
+    return packed(layer, codes, choice)
+
+
+def packed(layer: Int4Linear | Int8Linear, codes: Codes, choice: Choice) -> SettledLinear:
+    """One layer, with these codes of its weight in the packing of these kernels; ``layer`` stays as it is."""
     return SettledLinear(
         prepare(codes, choice),
         in_features=layer.in_features,
