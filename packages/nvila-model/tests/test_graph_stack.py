@@ -2,13 +2,15 @@
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from nvila_kernels import W4A16, Int4Linear, QuantPolicy, quantize_
-from nvila_kernels.cpu import Settled
+from nvila_kernels.cpu import Settled, Shape
+from nvila_kernels.cpu.choice import Alike
+from nvila_kernels.cpu.dense import DENSE4
 from nvila_kernels.cpu.matmul_nbits import NBITS_FLOAT
 from nvila_model import graph_stack as module
 from nvila_model.graph_stack import GraphStack, graph_stack
@@ -18,7 +20,14 @@ from nvila_model.settled import settle_language
 from torch import Tensor
 
 LAYERS = 3
-FLOATS: Callable[..., str] = lambda *_, **__: NBITS_FLOAT.name  # noqa: E731
+
+
+def floats(*_: object, **__: object) -> Alike:
+    return Alike(kernel=NBITS_FLOAT.name, prompts={})
+
+
+def float_prompts(shapes: Sequence[Shape], *_: object, **__: object) -> Alike:
+    return Alike(kernel=NBITS_FLOAT.name, prompts=dict.fromkeys(shapes, DENSE4.name))
 
 
 @pytest.fixture
@@ -35,7 +44,7 @@ def llm() -> Qwen2:
 @pytest.fixture
 def graphs(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Qwen2]:
     """Turns the blocks into graphs that round nothing."""
-    monkeypatch.setattr(module, "chosen_alike", FLOATS)
+    monkeypatch.setattr(module, "chosen_alike", floats)
     monkeypatch.setattr(module, "GRAPH", 2**16)  # two blocks
 
     def turn() -> Qwen2:
@@ -134,7 +143,7 @@ def test_a_graph_cannot_be_saved(graphs: Callable[[], Qwen2]) -> None:
 
 
 def test_blocks_stay_where_other_kernels_gain_more(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "chosen_alike", FLOATS)
+    monkeypatch.setattr(module, "chosen_alike", floats)
     assert graph_stack(llm.layers) is None  # layers that read the same are not joined
     join_(llm)
     monkeypatch.setattr(module, "chosen_alike", lambda *_, **__: None)
@@ -155,3 +164,38 @@ def test_nothing_is_kept_of_the_layers(llm: Qwen2, graphs: Callable[[], Qwen2]) 
 def test_float_blocks_stay() -> None:
     llm = Qwen2(vocab_size=32, width=64, layers=1, heads=4, kv_heads=2, mlp_width=96)
     assert graph_stack(llm.layers) is None
+
+
+def test_prompts_are_read_by_blocks_beside_the_graphs(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt of 2 x 20 positions in two pieces, the second seen both ways, then a token and 2 x 3 that look back."""
+    embeds = torch.randn(2, 24, 64)
+    both_ways = torch.ones(2, 1, 10, 20, dtype=torch.bool)
+
+    def answer() -> list[Tensor]:
+        cache = llm.cache(2, 24)
+        first = llm(embeds[:, :10], cache=cache, wanted=torch.arange(10).expand(2, -1) == 9)
+        second = llm(embeds[:, 10:20], cache=cache, mask=both_ways)
+        return [first, second, llm(embeds[:, 20:21], cache=cache), llm(embeds[:, 21:], cache=cache), llm(embeds)]
+
+    monkeypatch.setattr(module, "chosen_alike", float_prompts)
+    monkeypatch.setattr(module, "GRAPH", 2**16)
+    with torch.inference_mode():
+        expected = answer()
+        done = settle_language(llm)
+        for found, other in zip(answer(), expected, strict=True):
+            torch.testing.assert_close(found, other, rtol=1e-3, atol=1e-3)
+        rough = llm(embeds.bfloat16())
+    torch.testing.assert_close(rough.float(), expected[-1], rtol=0.1, atol=0.1)
+    kernels = {each.name: each.choice.kernels for each in done}
+    assert len(kernels) == 2 + 4 * LAYERS
+    assert kernels["layers.0.graphs.1"]["decode"] == NBITS_FLOAT.name
+    assert kernels["layers.0.prompts.2.mlp.down_proj"] == {"prefill": DENSE4.name}
+
+
+def test_no_weight_lies_unpacked_beside_both_packings(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "chosen_alike", float_prompts)
+    join_(llm)
+    layers = [weakref.ref(layer) for layer in llm.modules() if isinstance(layer, Int4Linear)]
+    settle_language(llm)
+    gc.collect()
+    assert not any(layer() for layer in layers)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from nvila_kernels.cpu import Measurement, Shape, choose, machine, timings
+from nvila_kernels.cpu import Measurement, Shape, choose, machine, settle, timings
 from nvila_kernels.cpu import measure as measure_all
 from nvila_kernels.cpu.cache import Timings
-from nvila_kernels.cpu.choice import choose_alike
+from nvila_kernels.cpu.choice import Alike, choose_alike, pays_twice
+from nvila_kernels.cpu.integers import FBGEMM4
 from nvila_kernels.cpu.kernel import Kernel
 from nvila_kernels.cpu.machine import processor
 
@@ -77,13 +78,62 @@ def test_one_kernel_for_several_layers_where_that_costs_less_than_it_saves() -> 
     found = {SHAPE: FOUND, small: {"decode": table(nbits=1.5, torch4=1.0), "prefill": table(nbits=1.0, torch4=1.0)}}
     names = ["onnxruntime MatMulNBits int8", "torch int4"]
     lost = 64 * 0.5 / 68  # a call, of 64 tokens and 4 pieces of a prompt
-    assert choose_alike([SHAPE, small], found, names, saved=lost * 1.01) == names[0]
+    assert choose_alike([SHAPE, small], found, names, saved=lost * 1.01) == Alike(kernel=names[0], prompts={})
     assert choose_alike([SHAPE, small], found, names, saved=lost * 0.99) is None
     assert choose_alike([SHAPE, small, small], found, names, saved=lost * 1.01) is None
-    assert choose_alike([SHAPE], found, names, saved=0.0) == names[0]
-    assert choose_alike([SHAPE], found, names, saved=0.0, int8_activations=False) == names[1]
+    assert choose_alike([SHAPE], found, names, saved=0.0) == Alike(kernel=names[0], prompts={})
+    assert choose_alike([SHAPE], found, names, saved=0.0, int8_activations=False) == Alike(kernel=names[1], prompts={})
     refused = {phase: each | {names[0]: Measurement(refused="wrong")} for phase, each in FOUND.items()}
     assert choose_alike([SHAPE], {SHAPE: refused}, names[:1], saved=1e9) is None
+
+
+NBITS = "onnxruntime MatMulNBits int8"
+
+
+def test_prompts_have_a_kernel_of_their_own_where_both_packings_fit() -> None:
+    both = choose_alike([SHAPE], {SHAPE: FOUND}, [NBITS], saved=1.0, memory=3.0)
+    assert both == Alike(kernel=NBITS, prompts={SHAPE: "fbgemm int8"})
+    one = choose_alike([SHAPE], {SHAPE: FOUND}, [NBITS], saved=1.0, memory=1.2)
+    assert one == Alike(kernel=NBITS, prompts={})
+    assert choose_alike([SHAPE], {SHAPE: FOUND}, [NBITS], saved=1.0, memory=2.9) is None  # fbgemm for both
+
+
+def test_prompts_stay_in_graphs_that_save_more_than_another_kernel_gains() -> None:
+    close = FOUND | {"prefill": table(nbits=20.0, fbgemm=18.0)}
+    for saved, prompts in ((1.9, {SHAPE: "fbgemm int8"}), (2.1, {})):
+        assert choose_alike([SHAPE], {SHAPE: close}, [NBITS], saved=saved, memory=math.inf) == Alike(
+            kernel=NBITS, prompts=prompts
+        )
+
+
+def test_prompts_keep_float_activations_where_int8_is_refused() -> None:
+    exact = "onnxruntime MatMulNBits"
+    found = choose_alike([SHAPE], {SHAPE: FOUND}, [exact], saved=1.0, memory=math.inf, int8_activations=False)
+    assert found == Alike(kernel=exact, prompts={SHAPE: "torch int4"})
+
+
+def test_nobody_asked_for_memory_so_a_second_packing_must_pay() -> None:
+    twice = Alike(kernel=NBITS, prompts={SHAPE: "fbgemm int8"})
+    bytes_ = 1024 * 1024 * (0.5 + 8.5 / 128) + 1024 * (1024 + 4)
+    assert pays_twice([SHAPE], {SHAPE: FOUND}, twice, 4.01 * bytes_)
+    assert not pays_twice([SHAPE], {SHAPE: FOUND}, twice, 3.99 * bytes_)
+    assert not pays_twice([SHAPE, SHAPE], {SHAPE: FOUND}, twice, 4.01 * bytes_)
+    assert not pays_twice([SHAPE], {SHAPE: FOUND}, Alike(kernel=NBITS, prompts={}), math.inf)
+    for nbits, paid in ((19.0, False), (21.0, True)):
+        prompts = FOUND | {"prefill": table(nbits=nbits, torch4=300.0, fbgemm=10.0)}
+        assert pays_twice([SHAPE], {SHAPE: prompts}, twice, math.inf) == paid
+
+
+@pytest.mark.parametrize(
+    ("memory", "machine", "kernel"), [(1.2, 1e12, None), (3.0, 0, FBGEMM4), (None, 1e12, FBGEMM4), (None, 1e6, None)]
+)
+def test_the_machine_decides_where_nobody_does(
+    memory: float | None, machine: float, kernel: Kernel | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settle, "measured", lambda *_: FOUND)
+    monkeypatch.setattr(settle, "machine_memory", lambda: machine)
+    found = settle.chosen_alike([SHAPE], [NBITS], saved=1.0, memory=memory)
+    assert found == Alike(kernel=NBITS, prompts={SHAPE: kernel.name} if kernel else {})
 
 
 def test_measurements_are_remembered_on_disk(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +157,24 @@ def test_a_shape_is_measured_again_when_there_is_another_kernel(cache_folder: Pa
     del known[machine()][str(shape)]["torch int4"]
     (cache_folder / "cpu.json").write_text(json.dumps(known))
     assert Timings(cache_folder / "cpu.json").of(shape).keys() == names
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, "waiting as openmp likes"),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, "passive"),
+        ({"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "10000"}, "waiting 10000 turns"),
+    ],
+)
+def test_how_threads_wait_belongs_to_the_machine(
+    settings: dict[str, str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert f"threads ({told})" in machine()
 
 
 def test_generations_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -37,3 +37,28 @@ def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path:
     memory.give_back()
     with memory.apart():
         pass
+
+
+def test_the_heap_is_as_generous_after_packing_as_glibc_would_make_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+
+    class Library:
+        mallopt = staticmethod(lambda *parameter: told.append(parameter))
+        malloc_trim = staticmethod(lambda kept: told.append(kept))
+
+    monkeypatch.setattr(memory, "glibc", Library)
+    with memory.apart():
+        assert told == [(-3, 2**20)]
+    assert told[1:] == [(-3, 2**25), (-1, 2**26), 0]  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+
+
+def test_a_container_has_less_memory_than_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = tmp_path / "memory.max"
+    whole = memory.machine_memory(limit)
+    assert whole > 2**28
+    limit.write_text("max\n")
+    assert memory.machine_memory(limit) == whole
+    limit.write_text(f"{2**28}\n")
+    assert memory.machine_memory(limit) == 2**28
+    monkeypatch.delattr(memory.os, "sysconf")
+    assert memory.machine_memory(limit) == 0

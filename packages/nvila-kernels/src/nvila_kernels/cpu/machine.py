@@ -34,7 +34,7 @@ def machine() -> str:
 
 
 def waiting() -> str:
-    """What torch's threads do when there is nothing to do, by OpenMP's settings: the other kernels share their cores."""
+    """How torch's threads wait for work, by OpenMP's settings: the other kernels share their cores."""
     if spins := os.environ.get("GOMP_SPINCOUNT"):
         return f"waiting {spins} turns"
     return os.environ.get("OMP_WAIT_POLICY", "waiting as OpenMP likes").lower()

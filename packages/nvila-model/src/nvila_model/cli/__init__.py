@@ -10,6 +10,6 @@ from nvila_model.openmp import wait_briefly
 
 wait_briefly(os.environ)
 
-from nvila_model.cli.app import app, main
+from nvila_model.cli.app import app, main  # noqa: E402
 
 __all__ = ["app", "main"]

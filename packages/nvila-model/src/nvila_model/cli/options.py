@@ -59,6 +59,15 @@ DtypeOption = Annotated[
     ),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default one a core.", rich_help_panel=MODEL)]
+Memory = Annotated[
+    float | None,
+    typer.Option(
+        min=1,
+        help="Times their own size that quantized weights may take on a CPU: 3 leaves room for kernels that only read "
+        "prompts. By default they come if there is room and prompts are read twice as fast.",
+        rich_help_panel=MODEL,
+    ),
+]
 
 MaxNewTokens = Annotated[
     int | None,
@@ -107,6 +116,7 @@ class Source:
     threads: int | None
     max_tiles: int | None
     adapter: str | None = None
+    memory: float | None = None
 
     @property
     def name(self) -> str:
@@ -124,7 +134,7 @@ class Source:
         with watch.stage("load", f"loading {self.name}"):
             model = self._load(folder)
         with watch.stage("load", "choosing kernels"):
-            settle(model)
+            settle(model, memory=self.memory)
         return model
 
     def _fetch(self) -> Path:
@@ -171,14 +181,14 @@ def quantized(folder: Path) -> bool:
     return "llm" in formats(open_checkpoint(folder).config)
 
 
-def settle(model: NVILA) -> None:
+def settle(model: NVILA, *, memory: float | None = None) -> None:
     """Give the quantized layers of a model that runs on a processor to the kernels that are fastest there."""
     from nvila_model.checkpoint.quantized import quantized_layers
 
     if model.device.type == "cpu" and quantized_layers(model):
         from nvila_model.settled import settle_model
 
-        settle_model(model, head=any(name.startswith("llm.") for name in quantized_layers(model)))
+        settle_model(model, memory=memory, head=any(name.startswith("llm.") for name in quantized_layers(model)))
 
 
 def available(name: str) -> torch.device:
