@@ -17,6 +17,7 @@ from nvila_kernels.formats import (
     TinyChat,
     format_of,
 )
+from nvila_kernels.formats.words import AWQ, NATURAL, pack_words, unpack_columns, unpack_words
 from nvila_kernels.quantization import Int4Codes, dequantize_int4, quantize_int4
 from torch import Tensor
 
@@ -66,6 +67,15 @@ def test_autoawq_gemm_packed_by_hand() -> None:
     assert found.codes[:, 7].tolist() == outputs
     assert found.zero[:, 0].tolist() == [code ^ 1 for code in outputs]
     assert found.group_size == 32
+
+
+@pytest.mark.parametrize("order", [NATURAL, AWQ])
+def test_columns_of_words_are_words_turned(order: tuple[int, ...]) -> None:
+    words = torch.randint(-(2**31), 2**31, (6, 5), generator=torch.Generator().manual_seed(0)).to(torch.int32)
+    turned = unpack_columns(words, order)
+    assert torch.equal(turned, unpack_words(words, order).T)
+    assert turned.is_contiguous()
+    assert torch.equal(pack_words(turned.T, order), words)
 
 
 def test_autoawq_gemv_packed_by_hand() -> None:

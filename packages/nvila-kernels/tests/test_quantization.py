@@ -59,8 +59,12 @@ def test_int8_by_hand() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="not finite"):
-        quantize_int4(torch.tensor([[float("nan"), 1.0]]))
+    for wrong in ("nan", "inf", "-inf"):
+        weight = torch.ones(3, 70)
+        weight[1, 65] = float(wrong)
+        for symmetric in (False, True):
+            with pytest.raises(ValueError, match="not finite"):
+                quantize_int4(weight, group_size=32, symmetric=symmetric)
     with pytest.raises(ValueError, match=r"scale has shape \(2, 3\), codes 2 x 64 in groups of 32 need \(2, 2\)"):
         Int4Codes(
             codes=torch.zeros(2, 64, dtype=torch.uint8),

@@ -64,10 +64,9 @@ def unpack_int4(packed: Tensor, in_features: int) -> Tensor:
             f"{packed.shape[0]}: "
             "pass the number of features that was packed"
         )
-    halves = packed.contiguous().unsqueeze(-1).view(torch.uint8)
-    low, high = halves.unbind(-1)
-    planes = torch.stack([low & 15, low >> 4, high & 15, high >> 4])
-    return rearrange(planes, "j b n r -> n (b j r)")[:, :in_features].contiguous()
+    halves = rearrange(packed.contiguous().unsqueeze(-1).view(torch.uint8), "b n r half -> n b half r").contiguous()
+    planes = torch.stack([halves & 15, halves >> 4], dim=3)
+    return rearrange(planes, "n b half two r -> n (b half two r)")[:, :in_features].contiguous()
 
 
 def kernel_group(in_features: int, group_size: int) -> int:

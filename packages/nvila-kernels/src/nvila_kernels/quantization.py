@@ -103,20 +103,20 @@ def quantize_int4(
 
     Raises: ValueError if the weight is not finite.
     """
-    if not bool(torch.isfinite(weight).all()):
+    group_size = min(group_size, weight.shape[1]) or weight.shape[1]
+    values = grouped(weight.float(), group_size)
+    lowest, highest = values.amin(-1).clamp(max=0), values.amax(-1).clamp(min=0)
+    if not bool(torch.isfinite(highest - lowest).all()):
         raise ValueError(
             "the weight holds values that are not finite, which no scale can represent: repair the checkpoint"
         )
-    group_size = min(group_size, weight.shape[1]) or weight.shape[1]
-    values = grouped(weight.float(), group_size)
-    lowest = values.amin(-1).clamp(max=0)
-    span = values.abs().amax(-1) / 7 if symmetric else (values.amax(-1).clamp(min=0) - lowest) / 15
+    span = torch.maximum(-lowest, highest) / 7 if symmetric else (highest - lowest) / 15
     scale = span.to(dtype)
     scale = torch.where(scale < torch.finfo(dtype).tiny, torch.ones_like(scale), scale)
     wide = scale.float()
     zero = torch.full_like(wide, 8) if symmetric else (-lowest / wide).round().clamp(0, 15)
-    codes = ((values / wide[..., None]).round() + zero[..., None]).clamp(0, 15).to(torch.uint8)
-    codes = rearrange(codes, "n g s -> n (g s)")[:, : weight.shape[1]].contiguous()
+    levels = (values / wide[..., None]).round_().add_(zero[..., None]).clamp_(0, 15)
+    codes = rearrange(levels.to(torch.uint8), "n g s -> n (g s)")[:, : weight.shape[1]].contiguous()
     return Int4Codes(codes=codes, scale=scale, zero=zero.to(torch.uint8), group_size=group_size)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from nvila_kernels.formats.layer import FormatError, Tensors, group_of, half, shapes_agree
-from nvila_kernels.formats.words import AWQ, PER_WORD, pack_words, unpack_words
+from nvila_kernels.formats.words import AWQ, PER_WORD, pack_words, unpack_columns, unpack_words
 from nvila_kernels.quantization import Int4Codes
 
 NAMES: Final = ("qweight", "qzeros", "scales")
@@ -32,14 +32,13 @@ class AwqGemm:
     optional: tuple[str, ...] = ()
 
     def read(self, tensors: Tensors) -> Int4Codes:
-        codes = unpack_words(tensors["qweight"], AWQ)
-        zeros, scales = unpack_words(tensors["qzeros"], AWQ), tensors["scales"]
-        group = group_of(len(codes), len(scales))
-        shapes_agree("scales", scales, (len(codes) // group, codes.shape[1]))
-        shapes_agree("qzeros", zeros, tuple(scales.shape))
-        return Int4Codes(
-            codes=codes.T.contiguous(), scale=scales.T.contiguous(), zero=zeros.T.contiguous(), group_size=group
-        )
+        codes = unpack_columns(tensors["qweight"], AWQ)
+        zeros, scales = unpack_columns(tensors["qzeros"], AWQ), tensors["scales"]
+        n, k = codes.shape
+        group = group_of(k, len(scales))
+        shapes_agree("scales", scales, (k // group, n))
+        shapes_agree("qzeros", zeros.T, tuple(scales.shape))
+        return Int4Codes(codes=codes, scale=scales.T.contiguous(), zero=zeros, group_size=group)
 
     def write(self, weight: Int4Codes) -> dict[str, Tensor]:
         n, k = weight.codes.shape

@@ -27,7 +27,26 @@ def pack_words(codes: Tensor, order: tuple[int, ...] = NATURAL) -> Tensor:
 
 def unpack_words(words: Tensor, order: tuple[int, ...] = NATURAL) -> Tensor:
     """The inverse of ``pack_words``. Shapes: int32 ``[..., m]`` -> uint8 ``[..., 8 m]``."""
-    pairs = words.to(torch.int32).contiguous().unsqueeze(-1).view(torch.uint8)
-    nibbles = rearrange(torch.stack((pairs & 15, pairs >> 4), dim=-1), "... pair two -> ... (pair two)")
-    places = [order.index(number) for number in range(PER_WORD)]
-    return rearrange(nibbles[..., places], "... m eight -> ... (m eight)").contiguous()
+    nibbles = apart(words.to(torch.int32).contiguous().unsqueeze(-1).view(torch.uint8))
+    if order != NATURAL:
+        nibbles = nibbles[..., [order.index(number) for number in range(PER_WORD)]]
+    return rearrange(nibbles, "... m eight -> ... (m eight)")
+
+
+def unpack_columns(words: Tensor, order: tuple[int, ...] = NATURAL) -> Tensor:
+    """``unpack_words(words, order).T``, several times faster: bytes are turned, and codes written where they belong.
+
+    Shapes: int32 ``[k, m]`` -> uint8 ``[8 m, k]``.
+    """
+    four = words.to(torch.int32).T.contiguous().unsqueeze(-1).view(torch.uint8)
+    pairs = rearrange(four, "m k pair -> pair m k").contiguous()
+    codes = torch.empty(words.shape[1], PER_WORD, len(words), dtype=torch.uint8, device=words.device)
+    for index, pair in enumerate(pairs):
+        torch.bitwise_and(pair, 15, out=codes[:, order[2 * index]])
+        torch.bitwise_right_shift(pair, 4, out=codes[:, order[2 * index + 1]])
+    return rearrange(codes, "m eight k -> (m eight) k")
+
+
+def apart(pairs: Tensor) -> Tensor:
+    """The lower and upper half of every byte. Shapes: uint8 ``[..., b]`` -> ``[..., 2 b]``."""
+    return rearrange(torch.stack((pairs & 15, pairs >> 4), dim=-1), "... pair two -> ... (pair two)")
