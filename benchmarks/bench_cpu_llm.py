@@ -1,7 +1,7 @@
 """How fast does a processor answer with 4-bit weights, and how much memory does that take?
 
     uv run python benchmarks/bench_cpu_llm.py [--threads 2] [--layers 28] [--prompt 512] [--answer 32]
-        [--rounds 5] [--llama llama/bin/python --gguf qwen2-1.5b-q4_0.gguf]
+        [--rounds 5] [--memory 3] [--llama llama/bin/python --gguf qwen2-1.5b-q4_0.gguf]
 
 Qwen2-1.5B's shape with random weights, a process a model, one after the other; times are medians over the rounds:
 
@@ -10,6 +10,9 @@ Qwen2-1.5B's shape with random weights, a process a model, one after the other; 
 ``bf16``   transformers' Qwen2ForCausalLM in bfloat16
 ``fp32``   the same in float32
 ``Q4_0``   llama.cpp, in an environment that has llama-cpp-python, on a file that ``make_gguf.py`` made there
+
+``--memory 3`` has W4A16 read prompts by kernels of their own, with a packing of their own. "packings" is what all of it
+takes in the kernels' layouts, "weights" what it takes as it is stored.
 
 "prefill" reads the prompt (the best of two), "decode" is the best token after it, both with the scores of the next
 token. "weights" is what the parameters and packed weights take, "cache" keys and values, "peak" the most that the
@@ -28,7 +31,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from nvila_model.openmp import wait_briefly
@@ -124,7 +127,9 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     prompt = torch.arange(options.prompt)[None]
     with torch.inference_mode():
         found = timed(begin, step, options.answer)
-    sizes = {"weights": weights, "cache": cache.keys.nbytes + cache.values.nbytes}
+    packed = table.nbytes + cast(Any, model.lm_head).rough.prepared.choice.bytes
+    packed += sum(each.choice.bytes for each in settled)
+    sizes = {"weights": weights, "packed": packed, "cache": cache.keys.nbytes + cache.values.nbytes}
     return {**found, **sizes, "peak": memory("VmHWM") - before, "kernels": sorted(kernels)}
 
 
@@ -237,7 +242,10 @@ def show(found: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
     for phase, peer in (("decode", "bf16"), ("decode", "Q4_0"), ("prefill", "fp32"), ("prefill", "Q4_0")):
         if peer in found:
             print(f"{phase}: {found[peer][phase] / found['W4A16'][phase]:.2f} x {peer}")
-    print("kernels:", "; ".join(found["W4A16"]["kernels"]))
+    mine = found["W4A16"]
+    share = mine["peak"] / (mine["packed"] + mine["cache"])
+    print(f"packings: {mine['packed'] / 2**20:.0f} MiB; peak / (packings + cache): {share:.2f}")
+    print("kernels:", "; ".join(mine["kernels"]))
 
 
 if __name__ == "__main__":

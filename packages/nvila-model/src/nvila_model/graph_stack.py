@@ -222,7 +222,7 @@ def graph_stack(
     Args:
         blocks: of a language model; emptied as they become graphs, so that no weight is in memory twice.
         memory, int8_activations: as ``nvila_kernels.cpu.settle_`` takes them; without ``memory`` weights are packed a
-            second time for prompts where there is room and those are read at least twice as fast then.
+            second time for prompts where there is room and those gain enough (``nvila_kernels.cpu.choice``).
     """
     attention = cast(Block, blocks[0]).self_attn
     found = [parts_of(cast(Block, block)) for block in blocks]

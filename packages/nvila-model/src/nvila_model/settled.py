@@ -40,7 +40,7 @@ def settle_model(
         model: on the CPU. Layers of floats stay as they are.
         memory: packed weights may take so many times the layer's own bytes, so that 1.2 leaves room for one packing and
             3 for a second one that reads prompts. Without it, the language model is packed twice if prompts are read
-            at least twice as fast then, and all of it fits into a quarter of the machine's memory.
+            2.5 times as fast then, and all of it fits into a quarter of the machine's memory.
         int8_activations: whether 4-bit layers may round activations to 8 bits.
         head: screen tokens by an output head of 4 bits. A token reads all of it, and in floats it takes as long as
             half of the 4-bit layers. The scores of the best tokens are still those of the head itself.

@@ -2,7 +2,7 @@
 
 Decoding and prefill may use different kernels, if both packings fit together. Otherwise one serves both, the one that
 takes least for a prompt of ``PROMPT`` rows and an answer of ``ANSWER`` tokens. Where nobody says how much memory that
-may take, a whole model is packed a second time only if there is room and prompts are read at least twice as fast.
+may take, a whole model is packed a second time only if there is room and prompts are read ``FASTER`` times as fast.
 """
 
 import math
@@ -21,7 +21,7 @@ CALLS: dict[Phase, float] = {"decode": ANSWER, "prefill": PROMPT / ROWS["prefill
 """Runs of the measured size that a typical request makes."""
 MEMORY = 1.2
 """Packed weights may take so many times the bytes of the layer's own."""
-ROOM, FASTER = 0.25, 2.0
+ROOM, FASTER = 0.25, 2.5
 """Where nobody says how much: all packings may take this part of the machine's memory if prompts gain that much."""
 
 

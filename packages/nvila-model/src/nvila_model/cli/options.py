@@ -64,7 +64,7 @@ Memory = Annotated[
     typer.Option(
         min=1,
         help="Times their own size that quantized weights may take on a CPU: 3 leaves room for kernels that only read "
-        "prompts. By default they come if there is room and prompts are read twice as fast.",
+        "prompts. By default they come if there is much room and prompts gain much.",
         rich_help_panel=MODEL,
     ),
 ]
