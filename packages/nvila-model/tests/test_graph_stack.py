@@ -4,6 +4,7 @@ import gc
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from nvila_model import graph_stack as module
 from nvila_model.graph_stack import GraphStack, graph_stack
 from nvila_model.joined import join_
 from nvila_model.qwen2 import Qwen2, causal_mask
-from nvila_model.settled import settle_language
+from nvila_model.settled import screened, settle_language
 from torch import Tensor
 
 LAYERS = 3
@@ -106,6 +107,11 @@ def test_refuses_what_looks_ahead_and_what_does_not_fit(graphs: Callable[[], Qwe
         llm(torch.zeros(1, 3, 64), mask=mask, cache=cache)
     with pytest.raises(ValueError, match="position 7 is beyond the cache of 6: make a longer cache"):
         llm(torch.zeros(1, 5, 64), cache=cache)
+
+
+def test_a_head_that_is_settled_already_is_not_told_again(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:
+    llm.lm_head = cast(torch.nn.Linear, screened(llm.embed_tokens.weight))
+    graphs()
 
 
 def test_two_threads_may_ask_at_once(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:

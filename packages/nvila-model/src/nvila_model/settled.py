@@ -69,7 +69,7 @@ def settle_language(llm: Qwen2, *, memory: float | None = None, int8_activations
     llm.cache_dtype = torch.float32
     return [
         Settled(name=name, choice=each.prepared.choice)
-        for name, each in llm.named_modules()
+        for name, each in llm.layers.named_modules(prefix="layers")
         if isinstance(each, SettledModule)
     ]
 
