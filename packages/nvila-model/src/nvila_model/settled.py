@@ -52,7 +52,7 @@ def settle_model(
         lines = [Settled(name=f"llm.{each.name}", choice=each.choice) for each in done]
         if head:
             lines.append(settle_head(model, int8_activations=int8_activations))
-    done = settle_(cast(nn.Module, model.vision), phases=("prefill",), memory=memory or MEMORY)
+    done = settle_(cast(nn.Module, model.vision), phases=("prefill",), memory=MEMORY if memory is None else memory)
     lines += [Settled(name=f"vision.{each.name}", choice=each.choice) for each in done]
     return tuple(lines)
 
@@ -64,7 +64,8 @@ def settle_language(llm: Qwen2, *, memory: float | None = None, int8_activations
         give_back()
     stack = graph_stack(llm.layers, memory=memory, int8_activations=int8_activations)
     if stack is None:
-        return list(settle_(llm, memory=memory or MEMORY, int8_activations=int8_activations))
+        limit = MEMORY if memory is None else memory
+        return list(settle_(llm, memory=limit, int8_activations=int8_activations))
     llm.layers.append(stack)
     llm.cache_dtype = torch.float32
     return [

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from operator import itemgetter
 from typing import TypeAlias
 
 from nvila_kernels.cpu.candidates import candidates
@@ -108,20 +109,20 @@ def choose_alike(
     for shape in shapes:
         own = choose(shape, found[shape], memory=memory, int8_activations=int8_activations)
         alone += seconds(shape, own.kernels, found[shape])
-    costs: dict[float, Alike] = {}
+    costs: list[tuple[float, Alike]] = []
     for name in names:
         if not int8_activations and candidates(4)[name].activations == "int8":
             continue
         if not all(usable_(measured.get(name)) for shape in shapes for measured in found[shape].values()):
             continue
         one = sum(seconds(shape, dict.fromkeys(PHASES, name), found[shape]) for shape in shapes)
-        costs[one - saved * sum(CALLS.values())] = Alike(kernel=name, prompts={})
+        costs.append((one - saved * sum(CALLS.values()), Alike(kernel=name, prompts={})))
         readers = prompt_kernels(shapes, found, name, names, memory=memory, int8_activations=int8_activations)
         if readers:
             two = sum(seconds(shape, {"decode": name, "prefill": readers[shape]}, found[shape]) for shape in shapes)
-            costs[two - saved * CALLS["decode"]] = Alike(kernel=name, prompts=readers)
-    least = min(costs, default=math.inf)
-    return costs[least] if least <= alone else None
+            costs.append((two - saved * CALLS["decode"], Alike(kernel=name, prompts=readers)))
+    least, best = min(costs, key=itemgetter(0), default=(math.inf, None))
+    return best if least <= alone else None
 
 
 def prompt_kernels(
