@@ -50,8 +50,8 @@ def graphs(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Qwen2]:
 
     def turn() -> Qwen2:
         done = settle_language(llm)
-        assert [each.name for each in done] == ["layers.0.graphs.0", "layers.0.graphs.1"]
-        assert isinstance(*llm.layers, GraphStack)
+        assert [each.name for each in done] == ["stack.graphs.0", "stack.graphs.1"]
+        assert isinstance(llm.stack, GraphStack)
         return llm
 
     return turn
@@ -144,16 +144,16 @@ def test_a_graph_is_one_operator_when_compiled(llm: Qwen2, graphs: Callable[[], 
 
 
 def test_a_graph_cannot_be_saved(graphs: Callable[[], Qwen2]) -> None:
-    with pytest.raises(ValueError, match=r"layers\.0\.graphs\.0 is packed for this machine and cannot be saved"):
+    with pytest.raises(ValueError, match=r"stack\.graphs\.0 is packed for this machine and cannot be saved"):
         graphs().state_dict()
 
 
 def test_blocks_stay_where_other_kernels_gain_more(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "chosen_alike", floats)
-    assert graph_stack(llm.layers) is None  # layers that read the same are not joined
+    assert graph_stack(llm) is None  # layers that read the same are not joined
     join_(llm)
     monkeypatch.setattr(module, "chosen_alike", lambda *_, **__: None)
-    assert graph_stack(llm.layers) is None
+    assert graph_stack(llm) is None
     assert len(llm.layers) == LAYERS
     assert isinstance(settle_language(llm)[0], Settled)  # each layer by itself
 
@@ -169,7 +169,7 @@ def test_nothing_is_kept_of_the_layers(llm: Qwen2, graphs: Callable[[], Qwen2]) 
 
 def test_float_blocks_stay() -> None:
     llm = Qwen2(vocab_size=32, width=64, layers=1, heads=4, kv_heads=2, mlp_width=96)
-    assert graph_stack(llm.layers) is None
+    assert graph_stack(llm) is None
 
 
 def test_prompts_are_read_by_blocks_beside_the_graphs(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,8 +194,8 @@ def test_prompts_are_read_by_blocks_beside_the_graphs(llm: Qwen2, monkeypatch: p
     torch.testing.assert_close(rough.float(), expected[-1], rtol=0.1, atol=0.1)
     kernels = {each.name: each.choice.kernels for each in done}
     assert len(kernels) == 2 + 4 * LAYERS
-    assert kernels["layers.0.graphs.1"]["decode"] == NBITS_FLOAT.name
-    assert kernels["layers.0.prompts.2.mlp.down_proj"] == {"prefill": DENSE4.name}
+    assert kernels["stack.graphs.1"]["decode"] == NBITS_FLOAT.name
+    assert kernels["stack.prompts.2.mlp.down_proj"] == {"prefill": DENSE4.name}
 
 
 def test_no_weight_lies_unpacked_beside_both_packings(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Self, cast
 
 import torch
 from nvila_kernels import Int4Linear
 from nvila_kernels.cpu import Choice, SettledModule, Shape, candidates
 from nvila_kernels.cpu.matmul_nbits import ACCURACY, add_weight
-from nvila_kernels.cpu.onnx_graph import CONTRIBUTED, Graph
+from nvila_kernels.cpu.onnx_graph import CONTRIBUTED, Bound, Graph, ReadyGraph
 from nvila_kernels.cpu.prepared import Prepared
 from nvila_kernels.cpu.shape import PHASES, in_blocks
 from nvila_kernels.pack import BLOCK, kernel_group
@@ -75,6 +76,64 @@ def packed_bytes(kernel: str, layer: Int4Linear) -> float:
     return candidates(4)[kernel].bytes(shape.n, shape.k, shape.group)
 
 
+class Piece:
+    """Several blocks as one graph, which changes keys and values where they are.
+
+    Args:
+        ready: the graph.
+        names: of what it reads: states, what ``GraphStack`` gives beside them, keys and values of each block.
+        result: of the states behind the blocks.
+        behind: of the keys and values behind them.
+    """
+
+    def __init__(self, ready: ReadyGraph, names: Sequence[str], result: str, behind: Sequence[str]) -> None:
+        self.ready = ready
+        self.names = names
+        self.result, self.behind = result, behind
+        self.last = "kept" in names
+
+    @property
+    def depth(self) -> int:
+        """How many blocks there are."""
+        return len(self.behind) // 2
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        """Tensors in the order of ``names`` -> states ``[b, t, width]``, or ``[n, width]`` if these blocks are last."""
+        given = dict(zip(self.names, tensors, strict=True))
+        states = given["x"]
+        out = torch.empty(len(given["kept"]), states.shape[-1]) if self.last else torch.empty_like(states)
+        self.ready(given, self.results(out, tensors[-len(self.behind) :]))
+        return out
+
+    def bound(self, given: Mapping[str, Tensor], stored: Sequence[Tensor], out: Tensor) -> Bound:
+        """The graph on tensors that stay where they are.
+
+        Args:
+            given: by name; more than the graph reads, perhaps.
+            stored: keys and values of each block.
+            out: takes the states.
+        """
+        bound = self.ready.bound()
+        named = zip(self.names[-len(stored) :], stored, strict=True)
+        bound.tell({**{name: given[name] for name in self.names if name in given}, **dict(named)}, {})
+        bound.tell({}, self.results(out, stored))
+        return bound
+
+    def results(self, out: Tensor, stored: Sequence[Tensor]) -> dict[str, Tensor]:
+        return {self.result: out, **dict(zip(self.behind, stored, strict=True))}
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        return self  # as for ``Prepared``
+
+
+class SettledPiece(SettledModule):
+    """Several blocks in the packing of this machine's kernels."""
+
+    def __init__(self, piece: Piece, choice: Choice) -> None:
+        super().__init__(Prepared(piece, choice))
+        self.piece = piece
+
+
 class BlockGraph:
     """Blocks that become one graph.
 
@@ -112,20 +171,21 @@ class BlockGraph:
         """Blocks so far."""
         return len(self.before) // 2
 
-    def append(self, block: Parts, *, last: bool) -> None:
+    def append(self, block: Parts, *, norm: RMSNorm | None = None) -> None:
         """Another block behind those that are there; its weights are copied.
 
         Args:
-            last: nobody looks at its states but at those that are asked for, ``[n, width]``.
+            norm: behind the last block of all. Nobody looks at its states but at those that are asked for,
+                ``[n, width]``.
         """
         self.bytes += sum(packed_bytes(self.kernel, layer) for layer in block.layers)
         self.before += (self.graph.read(f"{name}{self.depth}", self.cache) for name in ("keys", "values"))
         attended = self.attention(block)
-        if last:
+        if norm is not None:
             self.given.append(self.graph.read("kept", ["kept"], torch.int64))
             self.sizes = ["kept", self.width]
             attended, self.x = self.kept(attended, self.heads * self.head_dim), self.kept(self.x, self.width)
-        self.x = self.mlp(self.product(attended, block.o), block)
+        self.x = self.mlp(self.product(attended, block.o), block, norm)
 
     def kept(self, states: str, width: int) -> str:
         rows = self.graph.add("Reshape", states, self.graph.hold(torch.tensor([-1, width])))
@@ -146,31 +206,28 @@ class BlockGraph:
         self.behind += behind
         return attended
 
-    def mlp(self, attended: str, block: Parts) -> str:
-        """States behind the block, of what attention adds to them."""
-        graph, norm = self.graph, block.mlp_norm
-        normed, _, _, x = graph.add_several(
-            "SkipSimplifiedLayerNormalization", attended, self.x, graph.hold(norm.weight.float()), results=4,
-            domain=CONTRIBUTED, epsilon=norm.eps,
-        )  # fmt: skip
+    def mlp(self, attended: str, block: Parts, behind: RMSNorm | None) -> str:
+        """States behind the block, of what attention adds to them, and behind the norm that follows."""
+        graph = self.graph
+        normed, x = self.sum(attended, self.x, block.mlp_norm)
         gate, up = (add_weight(graph, normed, half, ACCURACY[self.kernel]) for half in halves(block.gate_up))
         silu = graph.add("QuickGelu", gate, domain=CONTRIBUTED, alpha=1.0)
-        return graph.add("Add", self.product(graph.add("Mul", silu, up), block.down), x)
+        given = self.product(graph.add("Mul", silu, up), block.down)
+        return graph.add("Add", given, x) if behind is None else self.sum(given, x, behind)[0]
+
+    def sum(self, one: str, other: str, norm: RMSNorm) -> tuple[str, str]:
+        """The normed sum, and the sum."""
+        weight = self.graph.hold(norm.weight.float())
+        normed, _, _, total = self.graph.add_several(
+            "SkipSimplifiedLayerNormalization", one, other, weight, results=4, domain=CONTRIBUTED, epsilon=norm.eps
+        )
+        return normed, total
 
     def product(self, x: str, layer: Int4Linear) -> str:
         return add_weight(self.graph, x, codes_of(layer), ACCURACY[self.kernel], layer.bias)
 
-    def settled(self) -> SettledModule:
-        """Reads states ``[b, t, width]`` and what ``GraphStack`` gives beside them; changes keys and values."""
-        result, names, behind, width = self.x, [*self.given, *self.before], self.behind, self.width
-        ready = self.graph.ready({result: self.sizes, **dict.fromkeys(behind, self.cache)})
-        last = "kept" in names
-
-        def run(*tensors: Tensor) -> Tensor:
-            given = dict(zip(names, tensors, strict=True))
-            out = torch.empty(len(given["kept"]), width) if last else torch.empty_like(given["x"])
-            stored = zip(behind, tensors[-len(behind) :], strict=True)
-            ready(given, {result: out, **dict(stored)})
-            return out
-
-        return SettledModule(Prepared(run, Choice(kernels=dict.fromkeys(PHASES, self.kernel), bytes=self.bytes)))
+    def settled(self) -> SettledPiece:
+        """The blocks, ready to run."""
+        ready = self.graph.ready({self.x: self.sizes, **dict.fromkeys(self.behind, self.cache)})
+        piece = Piece(ready, [*self.given, *self.before], self.x, self.behind)
+        return SettledPiece(piece, Choice(kernels=dict.fromkeys(PHASES, self.kernel), bytes=self.bytes))

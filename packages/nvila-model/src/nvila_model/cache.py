@@ -31,6 +31,10 @@ class KVCache:
         self.length = 0
 
     @property
+    def batch(self) -> int:
+        return self.keys.shape[1]
+
+    @property
     def capacity(self) -> int:
         return self.keys.shape[3]
 

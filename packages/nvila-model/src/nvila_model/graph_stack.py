@@ -1,4 +1,4 @@
-"""The blocks of a language model in graphs of onnxruntime.
+"""The blocks of a language model and the norm behind them in graphs of onnxruntime.
 
 A token that is decoded meets some thirty small operations in a block besides its four products, and each costs about as
 much to call as to compute. In a graph they cost next to nothing, attention included: it reads and writes the same cache
@@ -11,12 +11,14 @@ torch with those kernels stand beside the graphs and read prompts into the same 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import torch
 from nvila_kernels import Int4Linear
-from nvila_kernels.cpu import Choice, SettledLinear, SettledModule, Shape
+from nvila_kernels.cpu import Choice, SettledLinear, Shape
 from nvila_kernels.cpu.matmul_nbits import ACCURACY
 from nvila_kernels.cpu.memory import give_back
 from nvila_kernels.cpu.onnx_graph import Graph
@@ -24,85 +26,105 @@ from nvila_kernels.cpu.settle import chosen_alike, packed
 from nvila_kernels.cpu.shape import DECODE_ROWS
 from torch import Tensor, nn
 
-from nvila_model.block_graph import BlockGraph, Parts, codes_of, packed_bytes, parts_of, shape_of
+from nvila_model.block_graph import BlockGraph, Parts, Piece, SettledPiece, codes_of, packed_bytes, parts_of, shape_of
 from nvila_model.cache import KVCache
+from nvila_model.decode_buffers import DecodeBuffers
 from nvila_model.joined import JoinedLinear
-from nvila_model.qwen2 import Block, causal_mask
+from nvila_model.qwen2 import Block, Qwen2, RMSNorm, causal_mask, rotary_angles
 
 
 class GraphStack(nn.Module):
-    """Blocks one after the other, in float32; they only answer.
+    """Embeddings in, hidden states behind the last norm out, in float32; it only answers.
 
     Args:
-        graphs: of one or more blocks each.
-        depths: how many blocks each has.
+        graphs: of one or more blocks each, the last with the norm.
+        norm: the same norm.
         kv_heads, head_dim: of keys and values.
+        angles: of positions, as ``Qwen2`` makes them.
         prompts: the same blocks in torch, which read what has more rows than decoding; empty if graphs do.
 
-    Shapes: those of ``Block``. The cache must be of float32.
+    Shapes: those of ``Qwen2``. The cache must be of float32.
     """
 
     def __init__(
         self,
-        graphs: Sequence[SettledModule],
-        depths: Sequence[int],
+        graphs: Sequence[SettledPiece],
+        norm: RMSNorm,
         *,
         kv_heads: int,
         head_dim: int,
+        angles: Callable[[Tensor], tuple[Tensor, Tensor]],
         prompts: Sequence[Block] = (),
     ) -> None:
         super().__init__()
         self.graphs = nn.ModuleList(graphs)
         self.prompts = nn.ModuleList(prompts)
-        self.depths = list(depths)
+        self.norm = norm
         self.kv_heads, self.head_dim = kv_heads, head_dim
+        self.angles = angles
+        self.buffers_of: WeakKeyDictionary[KVCache, DecodeBuffers] = WeakKeyDictionary()
+
+    @property
+    def pieces(self) -> list[Piece]:
+        return [cast(SettledPiece, graph).piece for graph in self.graphs]
 
     def forward(
         self,
-        x: Tensor,
-        angles: tuple[Tensor, Tensor],
+        embeds: Tensor,
+        *,
+        positions: Tensor | None,
         mask: Tensor | None,
         cache: KVCache | None,
-        layer: int,
-        wanted: Tensor | None = None,
-    ) -> Tensor:
-        """Raises: ValueError for a mask by which a position looks ahead, or a cache that is full."""
-        batch, length, width = x.shape
-        if self.prompts and batch * length > DECODE_ROWS:
-            return self.read(x, angles, mask, cache, layer, wanted)
-        depth = sum(self.depths)
-        if cache is None:
-            cache, places = self.passing_cache(batch, length), [0] * depth
-        else:
-            places = list(range(layer, layer + depth))
-        end = cache.end(length)
-        given = (*self.turns(angles, batch, length, end), added(mask, length, end), *counts(batch, length, end))
-        kept = torch.arange(batch * length) if wanted is None else wanted.flatten().nonzero().flatten()
-        states = x.float().contiguous()
-        for index, (graph, count) in enumerate(zip(self.graphs, self.depths, strict=True)):
-            stored = [each for place in places[:count] for each in cache.layers[place]]
-            last = index == len(self.graphs) - 1
-            sizes = (len(kept), width) if last else states.shape
-            states = cast(SettledModule, graph).run((states, *given, *([kept] if last else [])), sizes, stored)
-            places = places[count:]
-        states = states.to(x.dtype)
-        return states.view(x.shape) if wanted is None else states
-
-    def read(
-        self,
-        x: Tensor,
-        angles: tuple[Tensor, Tensor],
-        mask: Tensor | None,
-        cache: KVCache | None,
-        layer: int,
         wanted: Tensor | None,
     ) -> Tensor:
+        """Raises: ValueError for a mask by which a position looks ahead, or a cache that is full."""
+        batch, length, _ = embeds.shape
+        if cache is not None and length == 1 and mask is None and wanted is None and plain(embeds):
+            return self.step(embeds, positions, cache)
+        if positions is None:
+            start = 0 if cache is None else cache.length
+            positions = torch.arange(start, start + length)[None]
+        if self.prompts and batch * length > DECODE_ROWS:
+            return self.read(embeds, positions, mask, cache, wanted)
+        return self.run(embeds, positions, mask, cache, wanted)
+
+    def step(self, embeds: Tensor, positions: Tensor | None, cache: KVCache) -> Tensor:
+        """One new position a row, all of which look at all that is there."""
+        buffers = self.buffers_of.get(cache)
+        if buffers is None:
+            buffers = self.buffers_of[cache] = DecodeBuffers(self.pieces, cache, embeds.shape[-1], self.angles)
+        return buffers.step(embeds, positions, cache.end(1))
+
+    def run(
+        self, embeds: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None, wanted: Tensor | None
+    ) -> Tensor:
+        """Any number of positions through the graphs."""
+        batch, length, width = embeds.shape
+        if cache is None:
+            layers = self.passing_cache(batch, length).layers * sum(piece.depth for piece in self.pieces)
+            end = length
+        else:
+            layers, end = cache.layers, cache.end(length)
+        given = (*self.turns(positions, batch, length, end), added(mask, length, end), *counts(batch, length, end))
+        kept = torch.arange(batch * length) if wanted is None else wanted.flatten().nonzero().flatten()
+        states = embeds.float().contiguous()
+        for graph, piece in zip(self.graphs, self.pieces, strict=True):
+            stored = [each for layer in layers[: piece.depth] for each in layer]
+            sizes = (len(kept), width) if piece.last else states.shape
+            states = cast(SettledPiece, graph).run((states, *given, *([kept] if piece.last else [])), sizes, stored)
+            layers = layers[piece.depth :]
+        states = states.to(embeds.dtype)
+        return states.view(embeds.shape) if wanted is None else states
+
+    def read(
+        self, embeds: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None, wanted: Tensor | None
+    ) -> Tensor:
         """What the blocks in torch make of a prompt."""
-        states, turns = x.float(), (angles[0].float(), angles[1].float())
+        states, angles = embeds.float(), self.angles(positions)
         last = len(self.prompts) - 1
         for index, block in enumerate(self.prompts):
-            states = block(states, turns, mask, cache, layer + index, wanted if index == last else None)
-        return states.to(x.dtype)
+            states = block(states, angles, mask, cache, index, wanted if index == last else None)
+        return self.norm(states).to(embeds.dtype)
 
     def passing_cache(self, batch: int, length: int) -> KVCache:
         """One layer of keys and values, which all blocks use one after the other where nobody asks for them later."""
@@ -111,7 +133,7 @@ class GraphStack(nn.Module):
             device=torch.device("cpu"),
         )  # fmt: skip
 
-    def turns(self, angles: tuple[Tensor, Tensor], batch: int, length: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
+    def turns(self, positions: Tensor, batch: int, length: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
         """Cosines and sines, a row each, and which row belongs to which position.
 
         Shapes: ``[m, head_dim / 2]`` twice, the second half of an angle being the first again, and int64 ``[b, t]``.
@@ -119,12 +141,17 @@ class GraphStack(nn.Module):
         """
         rows = batch * length
         tables: list[Tensor] = []
-        for each in angles:
-            table = each.new_empty(max(rows, end), self.head_dim // 2, dtype=torch.float32)
+        for each in self.angles(positions):
+            table = each.new_empty(max(rows, end), self.head_dim // 2)
             half = each[..., : self.head_dim // 2]
             table[:rows] = half.expand(batch, 1, length, -1).reshape(rows, -1)
             tables.append(table)
         return tables[0], tables[1], torch.arange(rows).view(batch, length)
+
+
+def plain(tensor: Tensor) -> bool:
+    """Whether a tensor has memory that graphs may read: not a fake one, and not while something is compiled."""
+    return not torch.compiler.is_compiling() and type(tensor) is Tensor
 
 
 def added(mask: Tensor | None, length: int, end: int) -> Tensor:
@@ -159,49 +186,46 @@ SAVED = 1e-4
 """Seconds that a graph saves at every call of a block, at least: small operations outside take several times that."""
 
 
-def graph_stack(
-    blocks: nn.ModuleList, *, memory: float | None = None, int8_activations: bool = True
-) -> GraphStack | None:
+def graph_stack(llm: Qwen2, *, memory: float | None = None, int8_activations: bool = True) -> GraphStack | None:
     """Joined blocks in graphs; None where a layer has not 4 bits, or other kernels gain more than graphs do.
 
     Args:
-        blocks: of a language model; emptied as they become graphs, so that no weight is in memory twice.
+        llm: its blocks are taken out as they become graphs, so that no weight is in memory twice.
         memory, int8_activations: as ``nvila_kernels.cpu.settle_`` takes them; without ``memory`` weights are packed a
             second time for prompts where there is room and those gain enough (``nvila_kernels.cpu.choice``).
     """
-    attention = cast(Block, blocks[0]).self_attn
-    found = [parts_of(cast(Block, block)) for block in blocks]
+    found = [parts_of(cast(Block, block)) for block in llm.layers]
     parts = [each for each in found if each is not None]
     del found
-    if len(parts) < len(blocks):
+    if len(parts) < len(llm.layers):
         return None
     shapes = [shape_of(layer) for each in parts for layer in each.layers]
     saved = SAVED * len(parts)
     alike = chosen_alike(shapes, list(ACCURACY), saved=saved, memory=memory, int8_activations=int8_activations)
     if alike is None:
         return None
-    heads, kv_heads = attention.heads, attention.kv_heads
-    head_dim = parts[0].qkv.out_features // (heads + 2 * kv_heads)
     depth = max(1, int(GRAPH // sum(packed_bytes(alike.kernel, layer) for layer in parts[0].layers)))
-    width = len(parts[0].mlp_norm.weight)
-    del blocks[:], attention
-    graphs: list[SettledModule] = []
-    depths: list[int] = []
+    sizes = {"kv_heads": llm.kv_heads, "head_dim": llm.head_dim}
+    heads = cast(Block, llm.layers[0]).self_attn.heads
+    del llm.layers[:]
+    graphs: list[SettledPiece] = []
     prompts: list[Block] = []
     while parts:
         with Graph() as graph:
-            made = BlockGraph(graph, width, kernel=alike.kernel, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
+            made = BlockGraph(graph, len(llm.norm.weight), kernel=alike.kernel, heads=heads, **sizes)
             while parts and made.depth < depth:
                 block = parts.pop(0)
-                made.append(block, last=not parts)
+                made.append(block, norm=None if parts else llm.norm)
                 if alike.prompts:
                     prompts.append(prompt_block(block, alike.prompts))
                 del block
                 give_back()
-            depths.append(made.depth)
             graphs.append(made.settled())
         give_back()
-    return GraphStack(graphs, depths, kv_heads=kv_heads, head_dim=head_dim, prompts=prompts)
+    angles = partial(
+        rotary_angles, head_dim=llm.head_dim, theta=llm.rope_theta, factor=llm.rope_factor, dtype=torch.float32
+    )
+    return GraphStack(graphs, llm.norm, angles=angles, prompts=prompts, **sizes)
 
 
 def prompt_block(parts: Parts, kernels: Mapping[Shape, str]) -> Block:

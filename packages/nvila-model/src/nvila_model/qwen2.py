@@ -156,6 +156,8 @@ class Qwen2(nn.Module):
         tied: the output head is the embedding.
         rope_theta: base of the rotary frequencies.
         rope_factor: linear scaling; position ``p`` is seen as ``p / rope_factor``.
+
+    ``stack`` is None, or what stands for all blocks and the norm (``nvila_model.graph_stack``).
     """
 
     def __init__(
@@ -182,6 +184,7 @@ class Qwen2(nn.Module):
         self.rope_theta, self.rope_factor = rope_theta, rope_factor
         self.gradient_checkpointing = False
         self.cache_dtype: torch.dtype | None = None
+        self.stack: nn.Module | None = None
         self.embed_tokens = nn.Embedding(vocab_size, width)
         self.layers = nn.ModuleList(
             Block(width, heads=heads, kv_heads=kv_heads, head_dim=self.head_dim, mlp_width=mlp_width, eps=eps)
@@ -231,8 +234,23 @@ class Qwen2(nn.Module):
         start = 0 if cache is None else cache.length
         if mask is None and start and embeds.shape[1] > 1:
             mask = causal_mask(embeds.shape[1], start, device=embeds.device)
-        angles = self.angles(embeds, start, positions)
-        x = embeds
+        if self.stack is not None:
+            states = self.stack(embeds, positions=positions, mask=mask, cache=cache, wanted=wanted)
+        else:
+            states = self.norm(self.blocks(embeds, self.angles(embeds, start, positions), mask, cache, wanted))
+        if cache is not None:
+            cache.advance(embeds.shape[1])
+        return states
+
+    def blocks(
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: KVCache | None,
+        wanted: Tensor | None,
+    ) -> Tensor:
+        """The states behind the last block."""
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
             kept = wanted if index == last else None
@@ -240,12 +258,15 @@ class Qwen2(nn.Module):
                 x = checkpoint(layer, x, angles, mask, cache, index, kept, use_reentrant=False)
             else:
                 x = layer(x, angles, mask, cache, index, kept)
-        if cache is not None:
-            cache.advance(embeds.shape[1])
-        return self.norm(x)
+        return x
 
     def hidden_states(self, embeds: Tensor) -> list[Tensor]:
-        """The ``layers + 1`` states of plain causal attention: embeddings first, the last one normed."""
+        """The ``layers + 1`` states of plain causal attention: embeddings first, the last one normed.
+
+        Raises: ValueError if the blocks are in graphs, which keep what is between them.
+        """
+        if self.stack is not None:
+            raise ValueError("the blocks are in graphs: use the model before it was settled")
         angles = self.angles(embeds, 0, None)
         states = [embeds]
         for index, layer in enumerate(self.layers):

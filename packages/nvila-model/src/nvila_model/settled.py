@@ -62,15 +62,14 @@ def settle_language(llm: Qwen2, *, memory: float | None = None, int8_activations
     for block in llm.layers:
         join_(block)
         give_back()
-    stack = graph_stack(llm.layers, memory=memory, int8_activations=int8_activations)
-    if stack is None:
+    llm.stack = graph_stack(llm, memory=memory, int8_activations=int8_activations)
+    if llm.stack is None:
         limit = MEMORY if memory is None else memory
         return list(settle_(llm, memory=limit, int8_activations=int8_activations))
-    llm.layers.append(stack)
     llm.cache_dtype = torch.float32
     return [
         Settled(name=name, choice=each.prepared.choice)
-        for name, each in llm.layers.named_modules(prefix="layers")
+        for name, each in llm.stack.named_modules(prefix="stack")
         if isinstance(each, SettledModule)
     ]
 

@@ -47,6 +47,39 @@ def missing() -> str | None:
     return None
 
 
+class Bound:
+    """A graph and the tensors that it reads and writes. One thread at a time.
+
+    Args:
+        session: of onnxruntime.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.binding = session.io_binding()
+        self.places: dict[str, tuple[int, torch.Size, torch.dtype]] = {}
+
+    def tell(self, inputs: Mapping[str, Tensor], results: Mapping[str, Tensor]) -> None:
+        """Tensors by the names of edges, contiguous and on the CPU; those that were told before stay.
+
+        They must live as long as the graph runs on them. A result may lie where an input does.
+        """
+        for name, tensor in inputs.items():
+            self.bind(self.binding.bind_input, name, tensor)
+        for name, tensor in results.items():
+            self.bind(self.binding.bind_output, name, tensor)
+
+    def bind(self, tell: Callable[..., None], name: str, tensor: Tensor) -> None:
+        """Tell the runtime where a tensor is, unless it is where it was: telling costs as much as an operator."""
+        place = tensor.data_ptr(), tensor.shape, tensor.dtype
+        if self.places.get(name) != place:
+            tell(name, "cpu", 0, KINDS[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
+            self.places[name] = place
+
+    def run(self) -> None:
+        self.session.run_with_iobinding(self.binding)
+
+
 class ReadyGraph:
     """A graph that runs. It reads and writes the memory of the tensors that it is given.
 
@@ -56,24 +89,18 @@ class ReadyGraph:
 
     def __init__(self, session: Any) -> None:
         self.session = session
-        self.binding = session.io_binding()
-        self.bound: dict[str, tuple[int, torch.Size, torch.dtype]] = {}
+        self.shared = self.bound()
         self.lock = Lock()
+
+    def bound(self) -> Bound:
+        """The graph on tensors of one's own."""
+        return Bound(self.session)
 
     def __call__(self, inputs: Mapping[str, Tensor], results: Mapping[str, Tensor]) -> None:
         """Tensors by the names of edges, contiguous and on the CPU. A result may lie where an input does."""
         with self.lock:
-            self.bind(self.binding.bind_input, inputs)
-            self.bind(self.binding.bind_output, results)
-            self.session.run_with_iobinding(self.binding)
-
-    def bind(self, tell: Callable[..., None], tensors: Mapping[str, Tensor]) -> None:
-        """Tell the runtime where tensors are, unless they are where they were: telling costs as much as an operator."""
-        for name, tensor in tensors.items():
-            place = tensor.data_ptr(), tensor.shape, tensor.dtype
-            if self.bound.get(name) != place:
-                tell(name, "cpu", 0, KINDS[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
-                self.bound[name] = place
+            self.shared.tell(inputs, results)
+            self.shared.run()
 
 
 class Graph:

@@ -1,0 +1,81 @@
+"""What graphs read and write for one new position a row: tensors that stay where they are from token to token.
+
+Between two graphs the weights have pushed torch, Python and the graphs' own small tensors out of the processor's cache,
+and an operation of microseconds takes some ten times as long. So nothing is made anew for a token, and next to nothing
+is told again: a few numbers are written, and the graphs run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from nvila_model.block_graph import Piece
+from nvila_model.cache import KVCache
+
+
+class DecodeBuffers:
+    """Buffers of one cache.
+
+    Args:
+        pieces: all blocks of a model, as graphs.
+        cache: of float32.
+        width: of the states.
+        angles: positions int64 ``[b, t]`` -> cosines and sines ``[b, 1, t, head_dim]``, of float32.
+    """
+
+    def __init__(
+        self, pieces: Sequence[Piece], cache: KVCache, width: int, angles: Callable[[Tensor], tuple[Tensor, Tensor]]
+    ) -> None:
+        self.angles = angles
+        batch = cache.batch
+        with torch.inference_mode(False):  # they are written to in either mode
+            self.x = torch.empty(batch, 1, width)
+            self.out = torch.empty(batch, width)
+            self.added = torch.zeros(cache.capacity)
+            places, last, ends = torch.zeros(batch, 1, dtype=torch.int64), counts(batch), counts(1)
+            given = {"places": places, "last": last, "ends": ends, "new": counts(batch), "kept": torch.arange(batch)}
+            given |= self.table(cache.capacity)
+        self.places, self.last, self.ends = places.numpy(), last.numpy(), ends.numpy()
+        self.runs, layers = [], iter(cache.layers)
+        for piece in pieces:
+            stored = [each for _, layer in zip(range(piece.depth), layers, strict=False) for each in layer]
+            out = self.out if piece.last else self.x
+            self.runs.append(piece.bound({"x": self.x, **given}, stored, out))
+        self.given = given
+
+    def table(self, positions: int) -> dict[str, Tensor]:
+        """Cosines and sines of so many positions, ``[positions, head_dim / 2]``: the second half is the first again."""
+        cos, sin = (each[0, 0] for each in self.angles(torch.arange(positions)[None]))
+        half = cos.shape[1] // 2
+        return {"cos": cos[:, :half].contiguous(), "sin": sin[:, :half].contiguous()}
+
+    def step(self, embeds: Tensor, positions: Tensor | None, end: int) -> Tensor:
+        """Normed states of one new position a row, ``[b, 1, width]`` -> the same.
+
+        Args:
+            positions: int64 ``[b or 1, 1]``; by default the place in the cache.
+            end: places of the cache that are filled with it.
+        """
+        self.x.copy_(embeds)
+        self.places[:] = end - 1 if positions is None else positions.numpy()
+        self.last[:], self.ends[:] = end - 1, end
+        changed = {"added": self.added[:end].view(1, 1, 1, end)}
+        if self.places.max() >= len(self.given["cos"]):
+            with torch.inference_mode(False):
+                self.given |= (table := self.table(2 * int(self.places.max())))
+            changed |= table
+        for run in self.runs:
+            run.tell(changed, {})
+            run.run()
+        return self.out.view_as(embeds).to(embeds.dtype, copy=True)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        return self  # the cache that it belongs to is not copied either
+
+
+def counts(rows: int) -> Tensor:
+    return torch.ones(rows, dtype=torch.int32)
