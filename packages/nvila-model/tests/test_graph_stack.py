@@ -4,6 +4,7 @@ import gc
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from typing import cast
 
 import pytest
@@ -96,6 +97,75 @@ def test_a_prompt_in_pieces_fills_the_same_cache(llm: Qwen2, graphs: Callable[[]
         graphs()
         for found, other in zip(read(), expected, strict=True):
             torch.testing.assert_close(found, other, rtol=1e-3, atol=1e-3)
+
+
+def tell(llm: Qwen2, *, ahead: int = 0) -> list[Tensor]:
+    """Five tokens for two rows behind a prompt, by turns with one row of another cache; positions may be others."""
+    embeds = torch.randn(3, 8, 64, generator=torch.Generator().manual_seed(2))
+    rows, alone = llm.cache(2, 8), llm.cache(1, 9)
+    llm(embeds[:2, :3], cache=rows)
+    llm(embeds[2:, :2], cache=alone)
+    found: list[Tensor] = []
+    for step in range(5):
+        positions = torch.tensor([[3 + step], [1 + step]]) + ahead if ahead else None
+        found.append(llm(embeds[:2, 3 + step, None], cache=rows, positions=positions))
+        found.append(llm(embeds[2:, 2 + step, None], cache=alone))
+    return found
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 50])
+def test_tokens_are_read_where_the_last_ones_were(llm: Qwen2, graphs: Callable[[], Qwen2], ahead: int) -> None:
+    """What was given for a token stays; a position may lie behind the end of the cache."""
+    with torch.inference_mode():
+        expected = tell(llm, ahead=ahead)
+        found = tell(graphs(), ahead=ahead)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+def test_an_answer_may_go_on_in_another_mode(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:
+    embeds = torch.randn(1, 4, 64)
+
+    def answer() -> list[Tensor]:
+        cache = llm.cache(1, 4)
+        found: list[Tensor] = []
+        for token, mode in enumerate((torch.inference_mode, torch.no_grad, torch.inference_mode, torch.no_grad)):
+            with mode():
+                found.append(llm(embeds[:, token, None], cache=cache))
+        return found
+
+    expected = answer()
+    graphs()
+    for one, other in zip(answer(), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+def test_buffers_last_as_long_as_their_cache(graphs: Callable[[], Qwen2]) -> None:
+    llm = graphs()
+    stack = cast(GraphStack, llm.stack)
+    cache = llm.cache(1, 2)
+    with torch.inference_mode():
+        llm(torch.zeros(1, 1, 64), cache=cache)
+        again = deepcopy(llm)(torch.ones(1, 1, 64), cache=cache)
+        cache.length = 1
+        assert torch.equal(llm(torch.ones(1, 1, 64), cache=cache), again)
+        assert len(stack.buffers_of) == 1
+        with pytest.raises(ValueError, match="position 3 is beyond the cache of 2"):
+            llm(torch.zeros(1, 1, 64), cache=cache)
+    del cache
+    gc.collect()
+    assert not stack.buffers_of
+
+
+def test_refuses_rows_that_the_cache_has_not(graphs: Callable[[], Qwen2]) -> None:
+    llm = graphs()
+    with pytest.raises(ValueError, match="2 rows for a cache of 3: make one for as many rows"):
+        llm(torch.zeros(2, 1, 64), cache=llm.cache(3, 2))
+
+
+def test_states_between_the_blocks_stay_in_the_graphs(graphs: Callable[[], Qwen2]) -> None:
+    with pytest.raises(ValueError, match="the blocks are in graphs: use the model before it was settled"):
+        graphs().hidden_states(torch.zeros(1, 2, 64))
 
 
 def test_refuses_what_looks_ahead_and_what_does_not_fit(graphs: Callable[[], Qwen2]) -> None:

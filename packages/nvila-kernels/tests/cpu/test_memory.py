@@ -60,8 +60,19 @@ def test_what_is_filled_moves_to_large_pages() -> None:
     assert torch.equal(weight, torch.arange(2**22))
 
 
-def test_only_filled_mappings_without_a_file_are_looked_at() -> None:
-    maps = """\
+@pytest.mark.skipif(memory.glibc() is None or not large_pages(), reason="needs Linux with glibc and large pages")
+def test_what_was_there_before_stays_where_it_is() -> None:
+    with mmap.mmap(-1, 2**24, flags=mmap.MAP_PRIVATE) as mapped:
+        mapped.write(bytes(2**24))
+        before = told("AnonHugePages:", lambda _: True)
+        with memory.apart():
+            pass
+        assert told("AnonHugePages:", lambda _: True) <= before
+
+
+def test_only_filled_mappings_without_a_file_are_looked_at(tmp_path: Path) -> None:
+    maps = tmp_path / "smaps"
+    maps.write_text("""\
 1000-3000 rw-p 00000000 00:00 0
 Size:                  8 kB
 Rss:                   8 kB
@@ -76,8 +87,28 @@ Rss:                   8 kB
 b000-c000 rw-p 00000000 00:00 0                          [heap]
 Rss:                   4 kB
 AnonHugePages:         0 kB
-"""
-    assert memory.filled(maps) == [(0x1000, 0x3000), (0xB000, 0xC000)]
+""")
+    assert memory.mappings(maps=maps, filled=0.9) == [(0x1000, 0x3000), (0xB000, 0xC000)]
+    assert memory.mappings(maps=maps) == [(0x1000, 0x3000), (0x3000, 0x5000), (0xB000, 0xC000)]
+
+
+@pytest.mark.parametrize(
+    ("places", "others", "left"),
+    [
+        ([(1, 9)], [], [(1, 9)]),
+        ([(1, 9)], [(0, 1), (3, 4), (6, 7), (9, 12)], [(1, 3), (4, 6), (7, 9)]),
+        ([(1, 5), (6, 9)], [(0, 2), (4, 7)], [(2, 4), (7, 9)]),
+        ([(1, 5)], [(0, 6)], []),
+    ],
+)
+def test_places_without_others(
+    places: list[memory.Place], others: list[memory.Place], left: list[memory.Place]
+) -> None:
+    assert memory.without(places, others) == left
+
+
+class Deaf:
+    """A library that nobody is to call."""
 
 
 @pytest.mark.parametrize("told", [{"enabled": "always madvise [never]", "hpage_pmd_size": "2097152"}, {}])
@@ -85,10 +116,10 @@ def test_pages_stay_small_where_large_ones_are_turned_off_or_unknown(
     told: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "TRANSPARENT", tmp_path)
-    monkeypatch.setattr(memory, "filled", lambda _: pytest.fail("nothing was to be moved"))
+    monkeypatch.setattr(memory, "glibc", Deaf)
     for name, content in told.items():
         (tmp_path / name).write_text(content)
-    memory.enlarge()
+    memory.enlarge([(0, 2**30)])
 
 
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -107,7 +138,7 @@ def test_the_heap_is_as_generous_after_packing_as_glibc_would_make_it(monkeypatc
         malloc_trim = staticmethod(lambda kept: told.append(kept))
 
     monkeypatch.setattr(memory, "glibc", Library)
-    monkeypatch.setattr(memory, "enlarge", lambda: None)
+    monkeypatch.setattr(memory, "enlarge", lambda _: None)
     with memory.apart():
         assert told == [(-3, 2**20)]
     assert told[1:] == [(-3, 2**25), (-1, 2**26), 0]  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 import torch
+from nvila_kernels.cpu.onnx_graph import Bound
 from torch import Tensor
 
 from nvila_model.block_graph import Piece
@@ -37,15 +38,15 @@ class DecodeBuffers:
             self.out = torch.empty(batch, width)
             self.added = torch.zeros(cache.capacity)
             places, last, ends = torch.zeros(batch, 1, dtype=torch.int64), counts(batch), counts(1)
-            given = {"places": places, "last": last, "ends": ends, "new": counts(batch), "kept": torch.arange(batch)}
-            given |= self.table(cache.capacity)
+            self.given = {"x": self.x, "places": places, "last": last, "ends": ends, "new": counts(batch)}
+            self.given |= {"kept": torch.arange(batch), **self.table(cache.capacity)}
         self.places, self.last, self.ends = places.numpy(), last.numpy(), ends.numpy()
-        self.runs, layers = [], iter(cache.layers)
+        self.runs: list[Bound] = []
+        layers = cache.layers
         for piece in pieces:
-            stored = [each for _, layer in zip(range(piece.depth), layers, strict=False) for each in layer]
-            out = self.out if piece.last else self.x
-            self.runs.append(piece.bound({"x": self.x, **given}, stored, out))
-        self.given = given
+            stored = [each for layer in layers[: piece.depth] for each in layer]
+            self.runs.append(piece.bound(self.given, stored, self.out if piece.last else self.x))
+            layers = layers[piece.depth :]
 
     def table(self, positions: int) -> dict[str, Tensor]:
         """Cosines and sines of so many positions, ``[positions, head_dim / 2]``: the second half is the first again."""
@@ -59,15 +60,19 @@ class DecodeBuffers:
         Args:
             positions: int64 ``[b or 1, 1]``; by default the place in the cache.
             end: places of the cache that are filled with it.
+
+        Raises: ValueError for another number of rows than the cache has.
         """
+        if len(embeds) != len(self.x):
+            raise ValueError(f"{len(embeds)} rows for a cache of {len(self.x)}: make one for as many rows")
         self.x.copy_(embeds)
         self.places[:] = end - 1 if positions is None else positions.numpy()
         self.last[:], self.ends[:] = end - 1, end
         changed = {"added": self.added[:end].view(1, 1, 1, end)}
         if self.places.max() >= len(self.given["cos"]):
             with torch.inference_mode(False):
-                self.given |= (table := self.table(2 * int(self.places.max())))
-            changed |= table
+                self.given |= self.table(2 * int(self.places.max()))
+            changed |= {name: self.given[name] for name in ("cos", "sin")}
         for run in self.runs:
             run.tell(changed, {})
             run.run()

@@ -11,11 +11,13 @@ import ctypes
 import ctypes.util
 import os
 import platform
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+Place: TypeAlias = tuple[int, int]
+"""The first byte, and the one behind the last."""
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 """Parameters of ``mallopt``: bytes from which a block comes from the system by itself and returns to it, and free bytes
 at the heap's end from which they return."""
@@ -35,12 +37,13 @@ FILLED = 0.9
 def apart() -> Generator[None]:
     """While this lasts, large blocks lie apart from the heap. It is slower: each is new to the process.
 
-    What is left of them at the end moves to large pages.
+    What has come by its end moves to large pages.
     """
     library = glibc()
     if library is None:
         yield
         return
+    before = mappings()
     library.mallopt(MMAP_THRESHOLD, LARGE)
     try:
         yield
@@ -48,7 +51,7 @@ def apart() -> Generator[None]:
         library.mallopt(MMAP_THRESHOLD, USUAL)
         library.mallopt(TRIM_THRESHOLD, 2 * USUAL)
         library.malloc_trim(0)
-        enlarge()
+        enlarge(without(mappings(filled=FILLED), before))
 
 
 def give_back() -> None:
@@ -70,32 +73,44 @@ def unread(file: Path) -> None:
             library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), DONT_NEED)
 
 
-def enlarge() -> None:
-    """Move what this process has filled to large pages, on Linux; what moved before is not moved again.
+def enlarge(places: Sequence[Place]) -> None:
+    """Move the whole pages in these places to large ones, on Linux; nothing happens where those are turned off.
 
-    A page has to be copied for it, about 0.3 s a gigabyte. Nothing happens where large pages are turned off.
+    All of it is copied, which takes some 0.3 s a gigabyte.
     """
     library, size = glibc(), int(text(TRANSPARENT / "hpage_pmd_size", "0"))
     if library is None or not size or "[never]" in text(TRANSPARENT / "enabled", ""):
         return
-    for start, end in filled(Path("/proc/self/smaps").read_text()):
+    for start, end in places:
         first, last = -(-start // size) * size, end // size * size
         if first < last:
             library.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), COLLAPSE)
 
 
-def filled(maps: str) -> list[tuple[int, int]]:
-    """The private mappings without a file that are in memory, nearly all of each; ``maps`` as in Linux's ``smaps``."""
-    found: list[tuple[int, int]] = []
+def mappings(*, filled: float = 0.0, maps: Path = Path("/proc/self/smaps")) -> list[Place]:
+    """The private mappings without a file, in order, of which at least this part is in memory."""
+    found: list[Place] = []
     start = end = 0
-    for line in maps.splitlines():
+    for line in maps.read_text().splitlines():
         name, *fields = line.split()
         if "-" in name:
             access, _, _, inode = fields[:4]
             start, end = (int(place, 16) for place in name.split("-")) if (access, inode) == ("rw-p", "0") else (0, 0)
-        elif name == "Rss:" and int(fields[0]) * 1024 >= FILLED * (end - start) > 0:
+        elif name == "Rss:" and start < end and int(fields[0]) * 1024 >= filled * (end - start):
             found.append((start, end))
     return found
+
+
+def without(places: Sequence[Place], others: Sequence[Place]) -> list[Place]:
+    """What is left of places, in order, where others were."""
+    left: list[Place] = []
+    for start, end in places:
+        for other_start, other_end in others:
+            if start < other_end and other_start < end:
+                left.append((start, other_start))
+                start = other_end
+        left.append((start, end))
+    return [(start, end) for start, end in left if start < end]
 
 
 def text(file: Path, otherwise: str) -> str:
