@@ -154,12 +154,13 @@ class BlockGraph:
             graph.read("cos", angles),
             graph.read("sin", angles),
             graph.read("places", ["batch", "length"], torch.int64),
-            graph.read("added", ["masks", 1, "length", "end"]),
+            graph.read("added", ["masks", 1, "length", "room"]),
             graph.read("last", ["batch"], torch.int32),
             graph.read("ends", [1], torch.int32),
             graph.read("new", ["batch"], torch.int32),
         ]
         self.x = "x"
+        self.added = self.filled("added")
         self.cache = ["batch", kv_heads, "capacity", head_dim]
         self.sizes = ["batch", "length", width]
         self.before: list[str] = []
@@ -187,6 +188,11 @@ class BlockGraph:
             attended, self.x = self.kept(attended, self.heads * self.head_dim), self.kept(self.x, self.width)
         self.x = self.mlp(self.product(attended, block.o), block, norm)
 
+    def filled(self, added: str) -> str:
+        """What is added to the scores of all places, of those that are filled."""
+        first, axis = (self.graph.hold(torch.tensor([each], dtype=torch.int32)) for each in (0, 3))
+        return self.graph.add("Slice", added, first, "ends", axis)
+
     def kept(self, states: str, width: int) -> str:
         rows = self.graph.add("Reshape", states, self.graph.hold(torch.tensor([-1, width])))
         return self.graph.add("Gather", rows, "kept", axis=0)
@@ -200,7 +206,7 @@ class BlockGraph:
         )  # fmt: skip
         edges = [self.product(normed, block.qkv), "", "", *self.before[-2:], "last", "ends", "cos", "sin", "places"]
         attended, *behind = self.graph.add_several(
-            "GroupQueryAttention", *edges, "added", *[""] * 5, "new", results=3, domain=CONTRIBUTED,
+            "GroupQueryAttention", *edges, self.added, *[""] * 5, "new", results=3, domain=CONTRIBUTED,
             num_heads=self.heads, kv_num_heads=self.kv_heads, do_rotary=1,
         )  # fmt: skip
         self.behind += behind

@@ -36,10 +36,10 @@ class DecodeBuffers:
         with torch.inference_mode(False):  # they are written to in either mode
             self.x = torch.empty(batch, 1, width)
             self.out = torch.empty(batch, width)
-            self.added = torch.zeros(cache.capacity)
             places, last, ends = torch.zeros(batch, 1, dtype=torch.int64), counts(batch), counts(1)
             self.given = {"x": self.x, "places": places, "last": last, "ends": ends, "new": counts(batch)}
-            self.given |= {"kept": torch.arange(batch), **self.table(cache.capacity)}
+            self.given |= {"added": torch.zeros(1, 1, 1, cache.capacity), "kept": torch.arange(batch)}
+            self.given |= self.table(cache.capacity)
         self.places, self.last, self.ends = places.numpy(), last.numpy(), ends.numpy()
         self.runs: list[Bound] = []
         layers = cache.layers
@@ -53,6 +53,14 @@ class DecodeBuffers:
         cos, sin = (each[0, 0] for each in self.angles(torch.arange(positions)[None]))
         half = cos.shape[1] // 2
         return {"cos": cos[:, :half].contiguous(), "sin": sin[:, :half].contiguous()}
+
+    def turn_on(self, positions: int) -> None:
+        """Angles of more positions than the cache has places."""
+        with torch.inference_mode(False):
+            table = self.table(positions)
+        self.given |= table
+        for run in self.runs:
+            run.tell(table, {})
 
     def step(self, embeds: Tensor, positions: Tensor | None, end: int) -> Tensor:
         """Normed states of one new position a row, ``[b, 1, width]`` -> the same.
@@ -68,13 +76,9 @@ class DecodeBuffers:
         self.x.copy_(embeds)
         self.places[:] = end - 1 if positions is None else positions.numpy()
         self.last[:], self.ends[:] = end - 1, end
-        changed = {"added": self.added[:end].view(1, 1, 1, end)}
         if self.places.max() >= len(self.given["cos"]):
-            with torch.inference_mode(False):
-                self.given |= self.table(2 * int(self.places.max()))
-            changed |= {name: self.given[name] for name in ("cos", "sin")}
+            self.turn_on(2 * int(self.places.max()))
         for run in self.runs:
-            run.tell(changed, {})
             run.run()
         return self.out.view_as(embeds).to(embeds.dtype, copy=True)
 
