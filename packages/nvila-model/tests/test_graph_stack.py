@@ -14,11 +14,12 @@ from nvila_kernels.cpu import Settled, Shape
 from nvila_kernels.cpu.choice import Alike
 from nvila_kernels.cpu.dense import DENSE4
 from nvila_kernels.cpu.matmul_nbits import NBITS_FLOAT
-from nvila_model import graph_stack as module
-from nvila_model.graph_stack import GraphStack, graph_stack
+from nvila_model import stacking
+from nvila_model.graph_stack import GraphStack
 from nvila_model.joined import join_
 from nvila_model.qwen2 import Qwen2, causal_mask
 from nvila_model.settled import screened, settle_language
+from nvila_model.stacking import graph_stack
 from torch import Tensor
 
 LAYERS = 3
@@ -46,8 +47,8 @@ def llm() -> Qwen2:
 @pytest.fixture
 def graphs(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Qwen2]:
     """Turns the blocks into graphs that round nothing."""
-    monkeypatch.setattr(module, "chosen_alike", floats)
-    monkeypatch.setattr(module, "GRAPH", 2**16)  # two blocks
+    monkeypatch.setattr(stacking, "chosen_alike", floats)
+    monkeypatch.setattr(stacking, "GRAPH", 2**16)  # two blocks
 
     def turn() -> Qwen2:
         done = settle_language(llm)
@@ -195,6 +196,22 @@ def test_two_threads_may_ask_at_once(llm: Qwen2, graphs: Callable[[], Qwen2]) ->
         assert torch.equal(states, expected[index % 8])
 
 
+def test_two_threads_may_answer_at_once(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:
+    embeds = torch.randn(4, 1, 6, 64)
+    graphs()
+
+    @torch.inference_mode()
+    def answer(number: int) -> Tensor:
+        cache = llm.cache(1, 6)
+        return torch.cat([llm(embeds[number, :, token, None], cache=cache) for token in range(6)])
+
+    expected = [answer(number) for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(answer, [0, 1, 2, 3] * 4))
+    for index, states in enumerate(found):
+        assert torch.equal(states, expected[index % 4])
+
+
 def test_lower_precision_outside_stays_outside(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:
     x = torch.randn(1, 5, 64)
     with torch.inference_mode():
@@ -219,10 +236,10 @@ def test_a_graph_cannot_be_saved(graphs: Callable[[], Qwen2]) -> None:
 
 
 def test_blocks_stay_where_other_kernels_gain_more(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "chosen_alike", floats)
+    monkeypatch.setattr(stacking, "chosen_alike", floats)
     assert graph_stack(llm) is None  # layers that read the same are not joined
     join_(llm)
-    monkeypatch.setattr(module, "chosen_alike", lambda *_, **__: None)
+    monkeypatch.setattr(stacking, "chosen_alike", lambda *_, **__: None)
     assert graph_stack(llm) is None
     assert len(llm.layers) == LAYERS
     assert isinstance(settle_language(llm)[0], Settled)  # each layer by itself
@@ -253,8 +270,8 @@ def test_prompts_are_read_by_blocks_beside_the_graphs(llm: Qwen2, monkeypatch: p
         second = llm(embeds[:, 10:20], cache=cache, mask=both_ways)
         return [first, second, llm(embeds[:, 20:21], cache=cache), llm(embeds[:, 21:], cache=cache), llm(embeds)]
 
-    monkeypatch.setattr(module, "chosen_alike", float_prompts)
-    monkeypatch.setattr(module, "GRAPH", 2**16)
+    monkeypatch.setattr(stacking, "chosen_alike", float_prompts)
+    monkeypatch.setattr(stacking, "GRAPH", 2**16)
     with torch.inference_mode():
         expected = answer()
         done = settle_language(llm)
@@ -269,7 +286,7 @@ def test_prompts_are_read_by_blocks_beside_the_graphs(llm: Qwen2, monkeypatch: p
 
 
 def test_no_weight_lies_unpacked_beside_both_packings(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "chosen_alike", float_prompts)
+    monkeypatch.setattr(stacking, "chosen_alike", float_prompts)
     join_(llm)
     layers = [weakref.ref(layer) for layer in llm.modules() if isinstance(layer, Int4Linear)]
     settle_language(llm)

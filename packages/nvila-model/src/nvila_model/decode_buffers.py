@@ -36,8 +36,8 @@ class DecodeBuffers:
         with torch.inference_mode(False):  # they are written to in either mode
             self.x = torch.empty(batch, 1, width)
             self.out = torch.empty(batch, width)
-            places, last, ends = torch.zeros(batch, 1, dtype=torch.int64), counts(batch), counts(1)
-            self.given = {"x": self.x, "places": places, "last": last, "ends": ends, "new": counts(batch)}
+            places, last, ends = torch.zeros(batch, 1, dtype=torch.int64), ones(batch), ones(1)
+            self.given = {"x": self.x, "places": places, "last": last, "ends": ends, "new": ones(batch)}
             self.given |= {"added": torch.zeros(1, 1, 1, cache.capacity), "kept": torch.arange(batch)}
             self.given |= self.table(cache.capacity)
         self.places, self.last, self.ends = places.numpy(), last.numpy(), ends.numpy()
@@ -86,5 +86,6 @@ class DecodeBuffers:
         return self  # the cache that it belongs to is not copied either
 
 
-def counts(rows: int) -> Tensor:
+def ones(rows: int) -> Tensor:
+    """The runtime counts in int32."""
     return torch.ones(rows, dtype=torch.int32)

@@ -19,10 +19,10 @@ from nvila_kernels.cpu.shape import shape_of
 from nvila_kernels.quantization import Int4Codes, quantize_int4
 from torch import Tensor, nn
 
-from nvila_model.graph_stack import graph_stack
 from nvila_model.joined import join_
 from nvila_model.nvila import NVILA
 from nvila_model.qwen2 import Qwen2
+from nvila_model.stacking import graph_stack
 from nvila_model.vocabulary import ScreenedHead
 
 ROWS = 4096
