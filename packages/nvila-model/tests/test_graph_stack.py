@@ -164,6 +164,11 @@ def test_refuses_rows_that_the_cache_has_not(graphs: Callable[[], Qwen2]) -> Non
         llm(torch.zeros(2, 1, 64), cache=llm.cache(3, 2))
 
 
+def test_a_model_is_settled_once(graphs: Callable[[], Qwen2]) -> None:
+    with pytest.raises(ValueError, match="was settled before: load it again to choose other kernels"):
+        settle_language(graphs())
+
+
 def test_states_between_the_blocks_stay_in_the_graphs(graphs: Callable[[], Qwen2]) -> None:
     with pytest.raises(ValueError, match="the blocks are in graphs: use the model before it was settled"):
         graphs().hidden_states(torch.zeros(1, 2, 64))

@@ -113,10 +113,10 @@ class Piece:
             stored: keys and values of each block.
             out: takes the states.
         """
+        read = {name: given[name] for name in self.names if name in given}
+        read |= zip(self.names[-len(stored) :], stored, strict=True)
         bound = self.ready.bound()
-        named = zip(self.names[-len(stored) :], stored, strict=True)
-        bound.tell({**{name: given[name] for name in self.names if name in given}, **dict(named)}, {})
-        bound.tell({}, self.results(out, stored))
+        bound.tell(read, self.results(out, stored))
         return bound
 
     def results(self, out: Tensor, stored: Sequence[Tensor]) -> dict[str, Tensor]:

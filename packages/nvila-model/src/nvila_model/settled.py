@@ -46,6 +46,7 @@ def settle_model(
             half of the 4-bit layers. The scores of the best tokens are still those of the head itself.
 
     Returns: the kernels of each layer.
+    Raises: ValueError if its blocks are graphs already.
     """
     with apart():
         done = settle_language(model.llm, memory=memory, int8_activations=int8_activations)
@@ -58,7 +59,12 @@ def settle_model(
 
 
 def settle_language(llm: Qwen2, *, memory: float | None = None, int8_activations: bool = True) -> list[Settled]:
-    """The blocks of a language model, as graphs where one kernel is best for all of their layers."""
+    """The blocks of a language model, as graphs where one kernel is best for all of their layers.
+
+    Raises: ValueError if they are graphs already.
+    """
+    if llm.stack is not None:
+        raise ValueError("the language model was settled before: load it again to choose other kernels")
     for block in llm.layers:
         join_(block)
         give_back()
