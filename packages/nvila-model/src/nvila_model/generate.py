@@ -77,9 +77,11 @@ def steps(llm: Qwen2, fused: Fused, sampling: Sampling, longest: int) -> Iterato
     while True:
         drawn = sampler(llm.logits(last))
         yield drawn
-        keep = torch.cat((keep, keep.new_ones(rows, 1)), dim=1)
         positions = positions[:, -1:] + 1
-        mask = keep[:, None, None] if ragged else None
+        mask = None
+        if ragged:
+            keep = torch.cat((keep, keep.new_ones(rows, 1)), dim=1)
+            mask = keep[:, None, None]
         last = llm(llm.embed_tokens(drawn)[:, None], positions=positions, mask=mask, cache=cache)[:, -1]
 
 
