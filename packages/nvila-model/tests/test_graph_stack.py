@@ -290,6 +290,19 @@ def test_prompts_are_read_by_blocks_beside_the_graphs(llm: Qwen2, monkeypatch: p
     assert kernels["stack.prompts.2.mlp.down_proj"] == {"prefill": DENSE4.name}
 
 
+def test_tokens_of_many_rows_are_read_like_prompts(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stacking, "chosen_alike", float_prompts)
+    embeds = torch.randn(20, 1, 64)
+    with torch.inference_mode():
+        expected = llm(embeds)
+        settle_language(llm)
+        stack = cast(GraphStack, llm.stack)
+        for rows, buffers in ((20, 0), (16, 1)):
+            cache = llm.cache(rows, 1)
+            torch.testing.assert_close(llm(embeds[:rows], cache=cache), expected[:rows], rtol=1e-3, atol=1e-3)
+            assert len(stack.buffers_of) == buffers
+
+
 def test_no_weight_lies_unpacked_beside_both_packings(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stacking, "chosen_alike", float_prompts)
     join_(llm)

@@ -71,14 +71,13 @@ class GraphStack(nn.Module):
     ) -> Tensor:
         """Raises: ValueError for a mask by which a position looks ahead, or a cache that is full."""
         batch, length, _ = embeds.shape
-        if cache is not None and length == 1 and mask is None and wanted is None and plain(embeds):
+        many = bool(self.prompts) and batch * length > DECODE_ROWS
+        if not many and cache is not None and length == 1 and mask is None and wanted is None and plain(embeds):
             return self.step(embeds, positions, cache)
         if positions is None:
             start = 0 if cache is None else cache.length
             positions = torch.arange(start, start + length)[None]
-        if self.prompts and batch * length > DECODE_ROWS:
-            return self.read(embeds, positions, mask, cache, wanted)
-        return self.run(embeds, positions, mask, cache, wanted)
+        return (self.read if many else self.run)(embeds, positions, mask, cache, wanted)
 
     def step(self, embeds: Tensor, positions: Tensor | None, cache: KVCache) -> Tensor:
         """One new position a row, all of which look at all that is there."""
