@@ -124,6 +124,24 @@ def test_tokens_are_read_where_the_last_ones_were(llm: Qwen2, graphs: Callable[[
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
+def test_a_mask_counts_for_its_token_alone(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:
+    embeds = torch.randn(2, 5, 64)
+    masks = [None, torch.tensor([[1, 1], [0, 1]]), torch.tensor([[1, 0, 1]]), None, None]
+
+    def answer() -> list[Tensor]:
+        cache = llm.cache(2, 5)
+        return [
+            llm(embeds[:, token, None], cache=cache, mask=None if mask is None else mask[:, None, None].bool())
+            for token, mask in enumerate(masks)
+        ]
+
+    with torch.inference_mode():
+        expected = answer()
+        graphs()
+        for one, other in zip(answer(), expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
 def test_an_answer_may_go_on_in_another_mode(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:
     embeds = torch.randn(1, 4, 64)
 

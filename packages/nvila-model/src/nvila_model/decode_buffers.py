@@ -38,8 +38,9 @@ class DecodeBuffers:
             self.out = torch.empty(batch, width)
             places, last, ends = torch.zeros(batch, 1, dtype=torch.int64), ones(batch), ones(1)
             self.given = {"x": self.x, "places": places, "last": last, "ends": ends, "new": ones(batch)}
-            self.given |= {"added": torch.zeros(1, 1, 1, cache.capacity), "kept": torch.arange(batch)}
-            self.given |= self.table(cache.capacity)
+            self.added = torch.zeros(batch, 1, 1, cache.capacity)
+            self.given |= {"added": self.added, "kept": torch.arange(batch), **self.table(cache.capacity)}
+        self.masked = False
         self.places, self.last, self.ends = places.numpy(), last.numpy(), ends.numpy()
         self.runs: list[Bound] = []
         layers = cache.layers
@@ -62,11 +63,12 @@ class DecodeBuffers:
         for run in self.runs:
             run.tell(table, {})
 
-    def step(self, embeds: Tensor, positions: Tensor | None, end: int) -> Tensor:
+    def step(self, embeds: Tensor, positions: Tensor | None, added: Tensor | None, end: int) -> Tensor:
         """Normed states of one new position a row, ``[b, 1, width]`` -> the same.
 
         Args:
             positions: int64 ``[b or 1, 1]``; by default the place in the cache.
+            added: to the scores of the places that are filled, ``[b or 1, 1, 1, end]``; by default nothing.
             end: places of the cache that are filled with it.
 
         Raises: ValueError for another number of rows than the cache has.
@@ -76,6 +78,11 @@ class DecodeBuffers:
         self.x.copy_(embeds)
         self.places[:] = end - 1 if positions is None else positions.numpy()
         self.last[:], self.ends[:] = end - 1, end
+        if added is not None:
+            self.added[..., :end] = added
+        elif self.masked:
+            self.added.zero_()
+        self.masked = added is not None
         if self.places.max() >= len(self.given["cos"]):
             self.turn_on(2 * int(self.places.max()))
         for run in self.runs:

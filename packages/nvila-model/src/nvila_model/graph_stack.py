@@ -72,19 +72,20 @@ class GraphStack(nn.Module):
         """Raises: ValueError for a mask by which a position looks ahead, or a cache that is full."""
         batch, length, _ = embeds.shape
         many = bool(self.prompts) and batch * length > DECODE_ROWS
-        if not many and cache is not None and length == 1 and mask is None and wanted is None and plain(embeds):
-            return self.step(embeds, positions, cache)
+        if not many and cache is not None and length == 1 and wanted is None and plain(embeds):
+            return self.step(embeds, positions, mask, cache)
         if positions is None:
             start = 0 if cache is None else cache.length
             positions = torch.arange(start, start + length)[None]
         return (self.read if many else self.run)(embeds, positions, mask, cache, wanted)
 
-    def step(self, embeds: Tensor, positions: Tensor | None, cache: KVCache) -> Tensor:
-        """One new position a row, all of which look at all that is there."""
+    def step(self, embeds: Tensor, positions: Tensor | None, mask: Tensor | None, cache: KVCache) -> Tensor:
+        """One new position a row."""
         buffers = self.buffers_of.get(cache)
         if buffers is None:
             buffers = self.buffers_of[cache] = DecodeBuffers(self.pieces, cache, embeds.shape[-1], self.angles)
-        return buffers.step(embeds, positions, cache.end(1))
+        end = cache.end(1)
+        return buffers.step(embeds, positions, None if mask is None else added(mask, 1, end), end)
 
     def run(
         self, embeds: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None, wanted: Tensor | None
