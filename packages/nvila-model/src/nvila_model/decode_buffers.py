@@ -1,8 +1,8 @@
 """What graphs read and write for one new position a row: tensors that stay where they are from token to token.
 
 Between two graphs the weights have pushed torch, Python and the graphs' own small tensors out of the processor's cache,
-and an operation of microseconds takes some ten times as long. So nothing is made anew for a token, and next to nothing
-is told again: a few numbers are written, and the graphs run.
+and small operations take several times as long. So nothing is made anew for a token, and the graphs are told nothing
+again: a few numbers are written, and they run.
 """
 
 from __future__ import annotations
