@@ -17,7 +17,7 @@ takes in the kernels' layouts, "weights" what it takes as it is stored.
 "prefill" reads the prompt (the best of two), "decode" is the best token after it, both with the scores of the next
 token. "weights" is what the parameters and packed weights take, "cache" keys and values, "peak" the most that the
 process held above what it held when the model was made without weights. The targets of this repository: decode 3.5
-times bf16 and 1.0 times llama.cpp, prefill 2 times fp32 and 1.5 times llama.cpp, peak 1.2 times packings and cache.
+times bf16 and 1.0 times llama.cpp, prefill 2 times fp32 and 1.5 times llama.cpp, peak 1.2 times weights and cache.
 Ratios on a busy machine mean little.
 """
 

@@ -214,6 +214,26 @@ def test_a_wrong_kernel_is_refused_with_its_error() -> None:
         measure_all({"broken": broken}, shape)
 
 
+def test_a_wrong_kernel_is_no_measure_for_right_ones() -> None:
+    calls: list[int] = []
+
+    def right(codes: Codes) -> Run:
+        def run(x: Tensor) -> Tensor:
+            calls.append(1)
+            sleep(0.01)
+            return expected(codes, x)
+
+        return run
+
+    packs = {"wrong": lambda codes: lambda x: x @ x.T, "right": right}
+    kernels = {
+        name: Kernel(name=name, bits=8, activations="int8", bytes=lambda *_: 1.0, pack=pack)
+        for name, pack in packs.items()
+    }
+    measure_all(kernels, Shape(rows=4, k=32, n=4, group=0))
+    assert len(calls) == 1 + 2 * RUNS  # the first is checked; a hopeless one would run less
+
+
 def test_a_kernel_that_was_disturbed_is_timed_again_beside_the_others() -> None:
     calls: list[int] = []
 

@@ -85,7 +85,7 @@ def measure(kernels: dict[str, Kernel], shape: Shape) -> dict[str, Measurement]:
 
 
 def measure_one(kernel: Kernel, codes: Codes, x: Tensor, exact: Tensor, best: float) -> tuple[Measurement, Run | None]:
-    """One kernel, and what runs it if it ran."""
+    """One kernel, and what runs it if it ran and was right."""
     if reason := kernel.missing():
         return Measurement(refused=reason), None
     try:
@@ -103,7 +103,7 @@ def measure_one(kernel: Kernel, codes: Codes, x: Tensor, exact: Tensor, best: fl
         seconds = min(seconds, timed(run, x))
     limit = TOLERANCE[kernel.activations]
     wrong = f"its error of {error:.2g} exceeds {limit:.2g}" if not error <= limit else None
-    return Measurement(seconds=seconds, error=error, refused=wrong), run
+    return Measurement(seconds=seconds, error=error, refused=wrong), None if wrong else run
 
 
 def timed(run: Run, x: Tensor) -> float:
