@@ -4,7 +4,7 @@ import pytest
 import torch
 from nvila_kernels.cpu import candidates, integers
 from nvila_kernels.cpu.kernel import TOLERANCE, Kernel
-from nvila_kernels.cpu.measurement import sample
+from nvila_kernels.cpu.measurement import rolled, sample
 from nvila_kernels.cpu.shape import Shape
 from nvila_kernels.quantization import Int4Codes, Int8Codes, quantize_int8
 
@@ -34,11 +34,25 @@ def check(kernel: Kernel, shape: Shape) -> None:
     ("rows", "k", "n", "group"), [(1, 256, 48, 128), (37, 512, 130, 64), (5, 384, 7, 32), (3, 4304, 16, 128)]
 )
 def test_four_bits(name: str, rows: int, k: int, n: int, group: int) -> None:
-    if name == "torch int4" and k % group:
+    if name in ("torch int4", "OpenVINO", "OpenVINO int8") and k % group and not FOUR[name].missing():
         with pytest.raises(ValueError, match="4304 inputs are not whole groups of 128"):
             FOUR[name].pack(sample(Shape(rows=rows, k=k, n=n, group=group))[0])
         return
     check(FOUR[name], Shape(rows=rows, k=k, n=n, group=group))
+
+
+@pytest.mark.parametrize("name", [name for name, kernel in FOUR.items() if kernel.join])
+def test_a_graph_sums_the_products_of_several_weights(name: str) -> None:
+    kernel = FOUR[name]
+    if reason := kernel.missing():
+        pytest.skip(reason)
+    codes, x, exact = sample(Shape(rows=3, k=128, n=24, group=32))
+    others = [rolled(codes, rows) for rows in (1, 5)]
+    assert kernel.join is not None
+    with torch.inference_mode():
+        found = kernel.join([codes, *others])(x)
+    expected = exact + exact.roll(1, 1) + exact.roll(5, 1)
+    assert float((found - expected).norm() / expected.norm()) < TOLERANCE[kernel.activations]
 
 
 @pytest.mark.parametrize("name", EIGHT)
@@ -101,7 +115,12 @@ def test_a_pair_of_one_sign_is_what_counts() -> None:
 
 def test_unknown_groups_are_refused_by_name() -> None:
     codes, _, _ = sample(Shape(rows=1, k=96, n=16, group=48))
-    for name, message in (("torch int4", "groups of 48; it takes 32"), ("onnxruntime MatMulNBits", "powers of two")):
+    messages = {
+        "torch int4": "groups of 48; it takes 32",
+        "onnxruntime MatMulNBits": "powers of two",
+        "OpenVINO": "groups of 48; it takes multiples of 32",
+    }
+    for name, message in messages.items():
         if not FOUR[name].missing():
             with pytest.raises(ValueError, match=message):
                 FOUR[name].pack(codes)
@@ -112,6 +131,7 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     assert FOUR["onnxruntime MatMulNBits"].missing() == (
         "onnxruntime and onnx not installed: pip install 'nvila-kernels[cpu]'"
     )
+    assert FOUR["OpenVINO"].missing() == "openvino not installed: pip install 'nvila-kernels[cpu]'"
 
 
 def test_what_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,4 +139,9 @@ def test_what_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "__version__", "1.31.2")
     assert FOUR["onnxruntime MatMulNBits"].missing() == (
         "onnxruntime 1.31.2 is older than 1.32: pip install 'nvila-kernels[cpu]'"
+    )
+    runtime = pytest.importorskip("openvino")
+    monkeypatch.setattr(runtime, "__version__", "2026.3.2-1-releases/2026/3")
+    assert FOUR["OpenVINO"].missing() == (
+        "openvino 2026.3.2-1-releases/2026/3 is older than 2026.4: pip install 'nvila-kernels[cpu]'"
     )

@@ -3,19 +3,22 @@
 import json
 import logging
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import sleep
 
 import pytest
 import torch
-from nvila_kernels.cpu import Measurement, Shape, choose, machine, settle, timings
+from nvila_kernels.cpu import Measurement, Shape, candidates, choose, machine, settle, timings
 from nvila_kernels.cpu import measure as measure_all
 from nvila_kernels.cpu.cache import Timings
 from nvila_kernels.cpu.choice import Alike, choose_alike, pays_twice
 from nvila_kernels.cpu.integers import FBGEMM4
-from nvila_kernels.cpu.kernel import Codes, Kernel, Run
+from nvila_kernels.cpu.kernel import TOLERANCE, Codes, Kernel, Run
 from nvila_kernels.cpu.machine import processor
 from nvila_kernels.cpu.measurement import RUNS, expected
+from nvila_kernels.cpu.shape import COPIES, Phase
 from torch import Tensor
 
 SHAPE = Shape(rows=1, k=1024, n=1024, group=128)
@@ -90,6 +93,25 @@ def test_one_kernel_for_several_layers_where_that_costs_less_than_it_saves() -> 
     assert choose_alike([SHAPE], {SHAPE: refused}, names[:1], saved=1e9) is None
 
 
+def test_a_graph_is_held_by_what_it_takes_in_a_graph() -> None:
+    names = ["onnxruntime MatMulNBits int8", "torch int4"]
+    graphs = {"decode": table(nbits=1.0, torch4=0.5), "prefill": table(nbits=90.0, torch4=30.0)}
+    found = choose_alike([SHAPE], {SHAPE: FOUND}, names, graphs={SHAPE: graphs}, saved=0.0)
+    assert found == Alike(kernel="torch int4", prompts={})
+    no_graphs = {phase: each | {names[1]: Measurement(refused="no graphs")} for phase, each in graphs.items()}
+    found = choose_alike([SHAPE], {SHAPE: FOUND}, names, graphs={SHAPE: no_graphs}, saved=0.0)
+    assert found == Alike(kernel=names[0], prompts={})
+
+
+def test_a_graph_that_keeps_its_states_reads_prompts_itself() -> None:
+    """Another kernel would read them faster, and memory would allow it."""
+    found = FOUND | {"decode": table(nbits=1.0, torch4=9.0)}
+    for whole, prompts in (([], {SHAPE: "fbgemm int8"}), ([NBITS], {})):
+        names = [] if whole else [NBITS]
+        chosen = choose_alike([SHAPE], {SHAPE: found}, names, whole=whole, saved=10.0, memory=math.inf)
+        assert chosen == Alike(kernel=NBITS, prompts=prompts)
+
+
 NBITS = "onnxruntime MatMulNBits int8"
 
 
@@ -133,10 +155,45 @@ def test_nobody_asked_for_memory_so_a_second_packing_must_pay() -> None:
 def test_the_machine_decides_where_nobody_does(
     memory: float | None, machine: float, kernel: Kernel | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settle, "measured", lambda *_: FOUND)
+    asked: list[int] = []
+
+    def measured(shape: Shape, _: object) -> dict[Phase, dict[str, Measurement]]:
+        asked.append(shape.copies)
+        return FOUND
+
+    monkeypatch.setattr(settle, "measured", measured)
     monkeypatch.setattr(settle, "machine_memory", lambda: machine)
     found = settle.chosen_alike([SHAPE], [NBITS], saved=1.0, memory=memory)
     assert found == Alike(kernel=NBITS, prompts={SHAPE: kernel.name} if kernel else {})
+    assert asked == [1, COPIES]
+
+
+def test_several_weights_in_a_graph_are_measured_apart(cache_folder: Path) -> None:
+    shape = Shape(rows=1, k=64, n=9, group=32)
+    timings().of(shape)
+    found = timings().of(replace(shape, copies=3))
+    told = json.loads((cache_folder / "cpu.json").read_text())
+    assert list(told[machine()]) == ["1x64x9 w4 g32", "1x64x9 w4 g32, 3 in a graph"]
+    graphs = {name for name, each in found.items() if each.seconds}
+    assert graphs == {name for name, each in candidates(4).items() if each.join and not each.missing()}
+    assert all((found[name].error or 1) < TOLERANCE[candidates(4)[name].activations] for name in graphs)
+    assert found["torch int4"] == Measurement(refused="there are no graphs of it")
+
+
+def test_what_several_weights_take_is_shared_by_them() -> None:
+    def slow(weights: Sequence[Codes]) -> Run:
+        def run(x: Tensor) -> Tensor:
+            sleep(0.01 * len(weights))
+            return torch.stack([expected(each, x) for each in weights]).sum(0)
+
+        return run
+
+    kernel = Kernel(
+        name="slow", bits=4, activations="float32", bytes=lambda *_: 1.0, pack=lambda codes: slow([codes]), join=slow
+    )
+    found = measure_all({"slow": kernel}, Shape(rows=1, k=32, n=4, group=32, copies=3))["slow"]
+    assert found.refused is None
+    assert 0.01 <= (found.seconds or 0) < 0.02
 
 
 def test_measurements_are_remembered_on_disk(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import mmap
 from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
 from nvila_kernels.cpu import memory
@@ -29,6 +30,22 @@ def test_pages_of_a_mapped_file_leave_and_come_back(tmp_path: Path) -> None:
         memory.unread(file)
         assert resident(file) == 0
         assert mapped[:] == content
+
+
+@pytest.mark.skipif(memory.glibc() is None, reason="needs Linux with glibc")
+def test_pages_leave_while_a_file_is_read(tmp_path: Path) -> None:
+    file = tmp_path.resolve() / "weights.bin"
+    content = bytes(range(256)) * 2**12
+    file.write_bytes(content)
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        with memory.unread_meanwhile(file):
+            assert mapped[:] == content
+            end = monotonic() + 10
+            while resident(file) and monotonic() < end:
+                sleep(0.01)
+            assert resident(file) == 0
+            assert mapped[:] == content
+        assert resident(file) == 0
 
 
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

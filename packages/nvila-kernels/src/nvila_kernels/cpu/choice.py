@@ -93,6 +93,8 @@ def choose_alike(
     names: Sequence[str],
     *,
     saved: float,
+    whole: Sequence[str] = (),
+    graphs: Found | None = None,
     memory: float = MEMORY,
     int8_activations: bool = True,
 ) -> Alike | None:
@@ -103,23 +105,29 @@ def choose_alike(
         found: for each shape and both phases.
         names: the kernels that it can be.
         saved: seconds that are saved at every call of all layers; prompts that have kernels of their own save nothing.
+        whole: more kernels that it can be; those must read prompts themselves.
+        graphs: what was measured of those kernels in graphs, where that is something else.
         memory, int8_activations: as for ``choose``, which finds what each layer would have by itself.
     """
     alone = 0.0
     for shape in shapes:
         own = choose(shape, found[shape], memory=memory, int8_activations=int8_activations)
         alone += seconds(shape, own.kernels, found[shape])
+    graphs = found if graphs is None else graphs
     costs: list[tuple[float, Alike]] = []
-    for name in names:
+    for name in (*names, *whole):
         if not int8_activations and candidates(4)[name].activations == "int8":
             continue
-        if not all(usable_(measured.get(name)) for shape in shapes for measured in found[shape].values()):
+        if not all(usable_(measured.get(name)) for shape in shapes for measured in graphs[shape].values()):
             continue
-        one = sum(seconds(shape, dict.fromkeys(PHASES, name), found[shape]) for shape in shapes)
+        one = sum(seconds(shape, dict.fromkeys(PHASES, name), graphs[shape]) for shape in shapes)
         costs.append((one - saved * sum(CALLS.values()), Alike(kernel=name, prompts={})))
+        if name in whole:
+            continue
         readers = prompt_kernels(shapes, found, name, names, memory=memory, int8_activations=int8_activations)
         if readers:
-            two = sum(seconds(shape, {"decode": name, "prefill": readers[shape]}, found[shape]) for shape in shapes)
+            two = sum(seconds(shape, {"decode": name}, graphs[shape]) for shape in shapes)
+            two += sum(seconds(shape, {"prefill": readers[shape]}, found[shape]) for shape in shapes)
             costs.append((two - saved * CALLS["decode"], Alike(kernel=name, prompts=readers)))
     least, best = min(costs, key=itemgetter(0), default=(math.inf, None))
     return best if least <= alone else None

@@ -1,6 +1,6 @@
 """What a kernel of another library must say of itself to be a candidate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -29,6 +29,8 @@ class Kernel:
         bytes: of a weight once packed, by outputs, inputs and group size.
         pack: takes a weight over; may raise RuntimeError or ValueError where the library cannot hold it.
         missing: why it cannot be used here, such as a package to install; None if it can.
+        join: takes several weights of one shape over into one graph, which sums their products; None if there are no
+            graphs of it.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Kernel:
     bytes: Callable[[int, int, int], float]
     pack: Callable[[Codes], Run]
     missing: Callable[[], str | None] = lambda: None
+    join: Callable[[Sequence[Codes]], Run] | None = None
 
 
 def bits_of(codes: Codes) -> Literal[4, 8]:

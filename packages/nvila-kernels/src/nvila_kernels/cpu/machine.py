@@ -23,14 +23,19 @@ def processor(cpuinfo: Path = CPUINFO) -> str:
 
 def machine() -> str:
     """Processor, its vector instructions as torch sees them, threads and how they wait, and versions of libraries."""
-    try:
-        onnxruntime = version("onnxruntime")
-    except PackageNotFoundError:
-        onnxruntime = "absent"
+    libraries = ", ".join(f"{name} {installed(name)}" for name in ("onnxruntime", "openvino"))
     return (
         f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads "
-        f"({waiting()}), torch {torch.__version__}, onnxruntime {onnxruntime}"
+        f"({waiting()}), torch {torch.__version__}, {libraries}"
     )
+
+
+def installed(package: str) -> str:
+    """Its version."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
 
 
 def waiting() -> str:

@@ -3,10 +3,13 @@
 With accuracy level 4 activations become int8 in blocks of the group's size; with level 1 they stay float32.
 """
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor
 
-from nvila_kernels.cpu.kernel import Codes, Kernel, Run
+from nvila_kernels.cpu.kernel import Activations, Codes, Kernel, Run
 from nvila_kernels.cpu.onnx_graph import CONTRIBUTED, Graph, missing
 from nvila_kernels.quantization import Int4Codes
 
@@ -35,11 +38,14 @@ def pairs(values: Tensor, width: int) -> Tensor:
     return (values[:, 1::2] << 4).bitwise_or_(values[:, 0::2])
 
 
-def pack(codes: Codes, accuracy: int) -> Run:
-    assert isinstance(codes, Int4Codes)
-    n = codes.out_features
+def join(weights: Sequence[Codes], accuracy: int) -> Run:
+    """One graph that sums the products with some weights of one shape."""
+    n, k = weights[0].codes.shape
     with Graph() as graph:
-        result = add_weight(graph, graph.read("x", ["rows", codes.in_features]), codes, accuracy)
+        x = graph.read("x", ["rows", k])
+        result, *others = [add_weight(graph, x, cast(Int4Codes, codes), accuracy) for codes in weights]
+        for other in others:
+            result = graph.add("Add", result, other)
         ready = graph.ready({result: ["rows", n]})
 
     def run(x: Tensor) -> Tensor:
@@ -50,12 +56,11 @@ def pack(codes: Codes, accuracy: int) -> Run:
     return run
 
 
-def pack_int8(codes: Codes) -> Run:
-    return pack(codes, 4)
-
-
-def pack_float(codes: Codes) -> Run:
-    return pack(codes, 1)
+def kernel(name: str, activations: Activations, accuracy: int) -> Kernel:
+    return Kernel(
+        name=name, bits=4, activations=activations, bytes=size, pack=lambda codes: join([codes], accuracy),
+        missing=missing, join=lambda weights: join(weights, accuracy),
+    )  # fmt: skip
 
 
 def size(n: int, k: int, group: int) -> float:
@@ -63,11 +68,7 @@ def size(n: int, k: int, group: int) -> float:
     return n * k * (0.5 + 8.5 / group)
 
 
-NBITS_INT8 = Kernel(
-    name="onnxruntime MatMulNBits int8", bits=4, activations="int8", bytes=size, pack=pack_int8, missing=missing
-)
-NBITS_FLOAT = Kernel(
-    name="onnxruntime MatMulNBits", bits=4, activations="float32", bytes=size, pack=pack_float, missing=missing
-)
+NBITS_INT8 = kernel("onnxruntime MatMulNBits int8", "int8", 4)
+NBITS_FLOAT = kernel("onnxruntime MatMulNBits", "float32", 1)
 ACCURACY = {NBITS_INT8.name: 4, NBITS_FLOAT.name: 1}
 """The accuracy level by which a kernel of this module stands in a larger graph."""

@@ -7,7 +7,7 @@ what it held. A settled model only answers; to train, save or move it, load it a
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from nvila_kernels.cpu.kernel import Codes
 from nvila_kernels.cpu.measurement import Measurement
 from nvila_kernels.cpu.memory import apart, give_back, machine_memory
 from nvila_kernels.cpu.prepared import Prepared, prepare, prepared_run
-from nvila_kernels.cpu.shape import PHASES, Phase, Shape, in_blocks, shape_of
+from nvila_kernels.cpu.shape import COPIES, PHASES, Phase, Shape, in_blocks, shape_of
 from nvila_kernels.modules import Int4Linear, Int8Linear
 from nvila_kernels.policy import every_module
 
@@ -106,6 +106,7 @@ def chosen_alike(
     names: Sequence[str],
     *,
     saved: float,
+    whole: Sequence[str] = (),
     memory: float | None = None,
     int8_activations: bool = True,
 ) -> Alike | None:
@@ -114,9 +115,13 @@ def chosen_alike(
     Without ``memory``, prompts have kernels of their own where ``pays_twice`` finds that worth it.
     """
     found = {shape: measured(shape, PHASES) for shape in set(shapes)}
+    graphs = {shape: measured(replace(shape, copies=COPIES), PHASES) for shape in set(shapes)}
 
     def within(limit: float) -> Alike | None:
-        return choose_alike(shapes, found, names, saved=saved, memory=limit, int8_activations=int8_activations)
+        return choose_alike(
+            shapes, found, names, saved=saved, whole=whole, graphs=graphs, memory=limit,
+            int8_activations=int8_activations,
+        )  # fmt: skip
 
     if memory is not None:
         return within(memory)

@@ -13,18 +13,24 @@ ROWS: dict[Phase, int] = {"decode": 1, "prefill": 128}
 """Rows that each phase is measured with."""
 DECODE_ROWS = 16
 """Most rows of a product that counts as decoding."""
+COPIES = 4
+"""Weights that are measured in one graph."""
 COLUMNS: dict[Phase, int] = {"decode": 8192, "prefill": 2048}
 """Outputs that are measured; more take proportionally longer. Of one row, fewer would time the call alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Rows, inputs, outputs; ``group`` inputs share a 4-bit scale, 0 for 8-bit codes."""
+    """Rows, inputs, outputs; ``group`` inputs share a 4-bit scale, 0 for 8-bit codes.
+
+    ``copies``: so many weights are in one graph, where each costs less than by itself.
+    """
 
     rows: int
     k: int
     n: int
     group: int
+    copies: int = 1
 
     @property
     def bits(self) -> Literal[4, 8]:
@@ -44,7 +50,8 @@ class Shape:
         return replace(self, rows=ROWS[phase])
 
     def __str__(self) -> str:
-        return f"{self.rows}x{self.k}x{self.n} " + (f"w4 g{self.group}" if self.group else "w8")
+        weight = f"w4 g{self.group}" if self.group else "w8"
+        return f"{self.rows}x{self.k}x{self.n} {weight}" + (f", {self.copies} in a graph" if self.copies > 1 else "")
 
 
 def shape_of(codes: Codes) -> Shape:

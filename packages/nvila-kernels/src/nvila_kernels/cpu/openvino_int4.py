@@ -1,0 +1,72 @@
+"""OpenVINO's product with 4-bit weights, which it repacks for its processor.
+
+On processors that have an instruction for sums of 8-bit products, activations become int8 in blocks of 32; elsewhere,
+or if they may not be rounded, weights become float32 on the way.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from nvila_kernels.cpu.kernel import Activations, Codes, Kernel, Run
+from nvila_kernels.cpu.matmul_nbits import pairs
+from nvila_kernels.cpu.openvino_graph import BLOCK, Graph, missing, operators
+from nvila_kernels.quantization import Int4Codes
+
+
+def product(graph: Graph, x: Any, codes: Int4Codes, bias: Tensor | None = None) -> Any:
+    """``x @ weight.T + bias`` in a graph, of nodes.
+
+    Raises: ValueError for groups that do not fill the inputs, or into which blocks of activations do not fit.
+    """
+    n, k, group = codes.out_features, codes.in_features, codes.group_size
+    if k % group:
+        raise ValueError(f"{k} inputs are not whole groups of {group}")
+    if group % BLOCK:
+        raise ValueError(f"groups of {group}; it takes multiples of {BLOCK}")
+    ops, groups = operators(), k // group
+    values = ops.convert(graph.hold_int4(pairs(codes.codes, k), (n, groups, group)), "f32")
+    zeros = codes.zero.reshape(1, -1)
+    zero = ops.convert(graph.hold_int4(pairs(zeros, n * groups + n * groups % 2), (n, groups, 1)), "f32")
+    scaled = ops.multiply(ops.subtract(values, zero), graph.hold(codes.scale.float()[..., None]))
+    out = ops.matmul(x, ops.reshape(scaled, graph.hold(torch.tensor([n, k])), False), False, True)
+    return out if bias is None else ops.add(out, graph.hold(bias.float()))
+
+
+def join(weights: Sequence[Codes], *, int8_activations: bool) -> Run:
+    """One graph that sums the products with some weights of one shape."""
+    n, k = weights[0].codes.shape
+    with Graph() as graph:
+        x = graph.read("x", (-1, k))
+        out, *others = [product(graph, x, cast(Int4Codes, codes)) for codes in weights]
+        for other in others:
+            out = operators().add(out, other)
+        ready = graph.ready(out, [torch.zeros(1, k)], torch.empty(1, n), int8_activations=int8_activations)
+
+    def run(x: Tensor) -> Tensor:
+        out = x.new_empty(x.shape[0], n)
+        ready.request()([x], out)
+        return out
+
+    return run
+
+
+def kernel(name: str, activations: Activations) -> Kernel:
+    int8 = activations == "int8"
+    return Kernel(
+        name=name, bits=4, activations=activations, bytes=size, pack=lambda codes: join([codes], int8_activations=int8),
+        missing=missing, join=lambda weights: join(weights, int8_activations=int8),
+    )  # fmt: skip
+
+
+def size(n: int, k: int, group: int) -> float:
+    """Codes, a float32 scale and half a byte of zero point a group."""
+    return n * k * (0.5 + 4.5 / group)
+
+
+OPENVINO_INT8 = kernel("OpenVINO int8", "int8")
+OPENVINO_FLOAT = kernel("OpenVINO", "float32")
+INT8_ACTIVATIONS = {OPENVINO_INT8.name: True, OPENVINO_FLOAT.name: False}
+"""Whether a kernel of this module rounds activations in a larger graph."""
