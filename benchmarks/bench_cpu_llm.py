@@ -78,6 +78,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     from nvila_model.prefill import prefill
     from nvila_model.qwen2 import Qwen2
     from nvila_model.settled import screened, settle_language
+    from nvila_model.stateful_stack import StatefulStack
     from nvila_model.vocabulary import StoredEmbedding
 
     shapes = ((WIDTH, WIDTH + 2 * KV_HEADS * WIDTH // HEADS), (WIDTH, WIDTH), (WIDTH, 2 * MLP), (MLP, WIDTH))
@@ -114,6 +115,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     for each in settled:
         kernels |= {f"{phase}: {kernel}" for phase, kernel in each.choice.kernels.items()}
     cache = model.cache(1, options.prompt + options.answer)
+    element = 2 if isinstance(model.stack, StatefulStack) else 4
     model.eval()
 
     def begin() -> Tensor:
@@ -129,7 +131,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         found = timed(begin, step, options.answer)
     packed = table.nbytes + cast(Any, model.lm_head).rough.prepared.choice.bytes
     packed += sum(each.choice.bytes for each in settled)
-    sizes = {"weights": weights, "packed": packed, "cache": cache.keys.nbytes + cache.values.nbytes}
+    sizes = {"weights": weights, "packed": packed, "cache": cache_bytes(options, element)}
     return {**found, **sizes, "peak": memory("VmHWM") - before, "kernels": sorted(kernels)}
 
 
@@ -164,10 +166,14 @@ def transformers_model(options: argparse.Namespace, dtype: torch.dtype) -> dict[
     prompt = torch.arange(options.prompt)[None]
     with torch.inference_mode():
         found = timed(begin, lambda: read(token), options.answer)
-    head = WIDTH // HEADS
-    length = options.prompt + options.answer
-    size = 2 * options.layers * KV_HEADS * head * length * torch.empty(0, dtype=dtype).element_size()
+    size = cache_bytes(options, dtype.itemsize)
     return {**found, "weights": weights, "cache": size, "peak": memory("VmHWM") - before}
+
+
+def cache_bytes(options: argparse.Namespace, element: int) -> int:
+    """Of keys and values, ``element`` bytes each."""
+    positions = options.prompt + options.answer
+    return 2 * options.layers * KV_HEADS * WIDTH // HEADS * positions * element
 
 
 def llama(options: argparse.Namespace) -> list[str]:

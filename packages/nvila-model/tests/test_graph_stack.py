@@ -1,11 +1,11 @@
-"""Blocks in graphs against the same blocks in torch."""
+"""Blocks in graphs of either runtime against the same blocks in torch."""
 
 import gc
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from typing import cast
+from typing import TypeAlias, cast
 
 import pytest
 import torch
@@ -14,12 +14,15 @@ from nvila_kernels.cpu import Settled, Shape
 from nvila_kernels.cpu.choice import Alike
 from nvila_kernels.cpu.dense import DENSE4
 from nvila_kernels.cpu.matmul_nbits import NBITS_FLOAT
+from nvila_kernels.cpu.openvino_int4 import OPENVINO_FLOAT
 from nvila_model import stacking
+from nvila_model.cache import KVCache
 from nvila_model.graph_stack import GraphStack
 from nvila_model.joined import join_
 from nvila_model.qwen2 import Qwen2, causal_mask
 from nvila_model.settled import screened, settle_language
 from nvila_model.stacking import graph_stack
+from nvila_model.stateful_stack import StatefulStack
 from torch import Tensor
 
 LAYERS = 3
@@ -27,6 +30,10 @@ LAYERS = 3
 
 def floats(*_: object, **__: object) -> Alike:
     return Alike(kernel=NBITS_FLOAT.name, prompts={})
+
+
+def stateful_floats(*_: object, **__: object) -> Alike:
+    return Alike(kernel=OPENVINO_FLOAT.name, prompts={})
 
 
 def float_prompts(shapes: Sequence[Shape], *_: object, **__: object) -> Alike:
@@ -44,9 +51,13 @@ def llm() -> Qwen2:
     return made
 
 
+Turn: TypeAlias = Callable[[], Qwen2]
+"""Turns the blocks into graphs that round nothing but what they keep."""
+
+
 @pytest.fixture
-def graphs(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Qwen2]:
-    """Turns the blocks into graphs that round nothing."""
+def outer(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> Turn:
+    """Graphs of onnxruntime, which write into a cache outside."""
     monkeypatch.setattr(stacking, "chosen_alike", floats)
     monkeypatch.setattr(stacking, "GRAPH", 2**16)  # two blocks
 
@@ -57,6 +68,26 @@ def graphs(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Qwen2]:
         return llm
 
     return turn
+
+
+@pytest.fixture
+def stateful(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> Turn:
+    """A graph of OpenVINO, which keeps keys and values in half precision."""
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(stacking, "chosen_alike", stateful_floats)
+
+    def turn() -> Qwen2:
+        done = settle_language(llm)
+        assert [each.name for each in done] == ["stack.graph"]
+        assert isinstance(llm.stack, StatefulStack)
+        return llm
+
+    return turn
+
+
+@pytest.fixture(params=["outer", "stateful"])
+def graphs(request: pytest.FixtureRequest) -> Turn:
+    return request.getfixturevalue(request.param)
 
 
 def talk(llm: Qwen2) -> list[Tensor]:
@@ -76,7 +107,7 @@ def talk(llm: Qwen2) -> list[Tensor]:
     return [*found, llm(embeds[:1]), llm(embeds[:1], wanted=wanted)]
 
 
-def test_says_what_the_blocks_say(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:
+def test_says_what_the_blocks_say(llm: Qwen2, graphs: Turn) -> None:
     with torch.inference_mode():
         expected = talk(llm)
         found = talk(graphs())
@@ -84,18 +115,18 @@ def test_says_what_the_blocks_say(llm: Qwen2, graphs: Callable[[], Qwen2]) -> No
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
-def test_a_prompt_in_pieces_fills_the_same_cache(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:
+def test_a_prompt_in_pieces_fills_the_same_cache(llm: Qwen2, outer: Turn) -> None:
     embeds = torch.randn(2, 9, 64)
 
     def read() -> tuple[Tensor, Tensor]:
-        cache = llm.cache(2, 10)
+        cache = cast(KVCache, llm.cache(2, 10))
         for part in (slice(0, 4), slice(4, 9)):
             last = llm(embeds[:, part], cache=cache, wanted=torch.arange(9)[part].expand(2, -1) == part.stop - 1)
         return last, torch.stack([cache.keys, cache.values])
 
     with torch.inference_mode():
         expected = read()
-        graphs()
+        outer()
         for found, other in zip(read(), expected, strict=True):
             torch.testing.assert_close(found, other, rtol=1e-3, atol=1e-3)
 
@@ -115,7 +146,7 @@ def tell(llm: Qwen2, *, ahead: int = 0) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 50])
-def test_tokens_are_read_where_the_last_ones_were(llm: Qwen2, graphs: Callable[[], Qwen2], ahead: int) -> None:
+def test_tokens_are_read_where_the_last_ones_were(llm: Qwen2, graphs: Turn, ahead: int) -> None:
     """What was given for a token stays; a position may lie behind the end of the cache."""
     with torch.inference_mode():
         expected = tell(llm, ahead=ahead)
@@ -124,7 +155,7 @@ def test_tokens_are_read_where_the_last_ones_were(llm: Qwen2, graphs: Callable[[
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
-def test_a_mask_counts_for_its_token_alone(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:
+def test_a_mask_counts_for_its_token_alone(llm: Qwen2, graphs: Turn) -> None:
     embeds = torch.randn(2, 5, 64)
     masks = [None, torch.tensor([[1, 1], [0, 1]]), torch.tensor([[1, 0, 1]]), None, None]
 
@@ -142,7 +173,7 @@ def test_a_mask_counts_for_its_token_alone(llm: Qwen2, graphs: Callable[[], Qwen
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
-def test_an_answer_may_go_on_in_another_mode(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:
+def test_an_answer_may_go_on_in_another_mode(llm: Qwen2, graphs: Turn) -> None:
     embeds = torch.randn(1, 4, 64)
 
     def answer() -> list[Tensor]:
@@ -159,8 +190,8 @@ def test_an_answer_may_go_on_in_another_mode(llm: Qwen2, graphs: Callable[[], Qw
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
-def test_buffers_last_as_long_as_their_cache(graphs: Callable[[], Qwen2]) -> None:
-    llm = graphs()
+def test_buffers_last_as_long_as_their_cache(outer: Turn) -> None:
+    llm = outer()
     stack = cast(GraphStack, llm.stack)
     cache = llm.cache(1, 2)
     with torch.inference_mode():
@@ -176,24 +207,24 @@ def test_buffers_last_as_long_as_their_cache(graphs: Callable[[], Qwen2]) -> Non
     assert not stack.buffers_of
 
 
-def test_refuses_rows_that_the_cache_has_not(graphs: Callable[[], Qwen2]) -> None:
+def test_refuses_rows_that_the_cache_has_not(graphs: Turn) -> None:
     llm = graphs()
     with pytest.raises(ValueError, match="2 rows for a cache of 3: make one for as many rows"):
         llm(torch.zeros(2, 1, 64), cache=llm.cache(3, 2))
 
 
-def test_a_model_is_settled_once(graphs: Callable[[], Qwen2]) -> None:
+def test_a_model_is_settled_once(graphs: Turn) -> None:
     with pytest.raises(ValueError, match="was settled before: load it again to choose other kernels"):
         settle_language(graphs())
 
 
-def test_states_between_the_blocks_stay_in_the_graphs(graphs: Callable[[], Qwen2]) -> None:
+def test_states_between_the_blocks_stay_in_the_graphs(graphs: Turn) -> None:
     with pytest.raises(ValueError, match="the blocks are in graphs: use the model before it was settled"):
         graphs().hidden_states(torch.zeros(1, 2, 64))
 
 
-def test_refuses_what_looks_ahead_and_what_does_not_fit(graphs: Callable[[], Qwen2]) -> None:
-    llm = graphs()
+def test_refuses_what_looks_ahead_and_what_does_not_fit(outer: Turn) -> None:
+    llm = outer()
     mask = torch.ones(1, 1, 3, 5, dtype=torch.bool)
     cache = llm.cache(1, 6)
     cache.advance(2)
@@ -203,12 +234,12 @@ def test_refuses_what_looks_ahead_and_what_does_not_fit(graphs: Callable[[], Qwe
         llm(torch.zeros(1, 5, 64), cache=cache)
 
 
-def test_a_head_that_is_settled_already_is_not_told_again(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:
+def test_a_head_that_is_settled_already_is_not_told_again(llm: Qwen2, graphs: Turn) -> None:
     llm.lm_head = cast(torch.nn.Linear, screened(llm.embed_tokens.weight))
     graphs()
 
 
-def test_two_threads_may_ask_at_once(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:
+def test_two_threads_may_ask_at_once(llm: Qwen2, graphs: Turn) -> None:
     prompts = torch.randn(8, 1, 5, 64)
     graphs()
     with torch.inference_mode():
@@ -219,7 +250,7 @@ def test_two_threads_may_ask_at_once(llm: Qwen2, graphs: Callable[[], Qwen2]) ->
         assert torch.equal(states, expected[index % 8])
 
 
-def test_two_threads_may_answer_at_once(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:
+def test_two_threads_may_answer_at_once(llm: Qwen2, graphs: Turn) -> None:
     embeds = torch.randn(4, 1, 6, 64)
     graphs()
 
@@ -235,7 +266,7 @@ def test_two_threads_may_answer_at_once(llm: Qwen2, graphs: Callable[[], Qwen2])
         assert torch.equal(states, expected[index % 4])
 
 
-def test_lower_precision_outside_stays_outside(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:
+def test_lower_precision_outside_stays_outside(llm: Qwen2, graphs: Turn) -> None:
     x = torch.randn(1, 5, 64)
     with torch.inference_mode():
         expected = llm(x)
@@ -245,7 +276,7 @@ def test_lower_precision_outside_stays_outside(llm: Qwen2, graphs: Callable[[], 
     torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.1)
 
 
-def test_a_graph_is_one_operator_when_compiled(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:
+def test_a_graph_is_one_operator_when_compiled(llm: Qwen2, graphs: Turn) -> None:
     x = torch.randn(1, 5, 64)
     torch.compiler.reset()
     with torch.inference_mode():
@@ -253,8 +284,8 @@ def test_a_graph_is_one_operator_when_compiled(llm: Qwen2, graphs: Callable[[], 
         torch.testing.assert_close(compiled(x), llm(x))
 
 
-def test_a_graph_cannot_be_saved(graphs: Callable[[], Qwen2]) -> None:
-    with pytest.raises(ValueError, match=r"stack\.graphs\.0 is packed for this machine and cannot be saved"):
+def test_a_graph_cannot_be_saved(graphs: Turn) -> None:
+    with pytest.raises(ValueError, match=r"stack\.graph.* is packed for this machine and cannot be saved"):
         graphs().state_dict()
 
 
@@ -268,7 +299,7 @@ def test_blocks_stay_where_other_kernels_gain_more(llm: Qwen2, monkeypatch: pyte
     assert isinstance(settle_language(llm)[0], Settled)  # each layer by itself
 
 
-def test_nothing_is_kept_of_the_layers(llm: Qwen2, graphs: Callable[[], Qwen2]) -> None:
+def test_nothing_is_kept_of_the_layers(llm: Qwen2, graphs: Turn) -> None:
     join_(llm)
     layers = [weakref.ref(layer) for layer in llm.modules() if isinstance(layer, Int4Linear)]
     assert len(layers) == 4 * LAYERS
@@ -328,3 +359,73 @@ def test_no_weight_lies_unpacked_beside_both_packings(llm: Qwen2, monkeypatch: p
     settle_language(llm)
     gc.collect()
     assert not any(layer() for layer in layers)
+
+
+def test_prompts_in_pieces_and_what_looks_ahead(llm: Qwen2, stateful: Turn) -> None:
+    """A mask decides alone where a graph with states looks."""
+    embeds = torch.randn(2, 9, 64)
+    both_ways = torch.ones(2, 1, 5, 9, dtype=torch.bool)
+
+    def read() -> list[Tensor]:
+        cache = llm.cache(2, 9)
+        first = llm(embeds[:, :4], cache=cache, wanted=torch.arange(4).expand(2, -1) == 3)
+        return [first, llm(embeds[:, 4:], cache=cache, mask=both_ways)]
+
+    with torch.inference_mode():
+        expected = read()
+        stateful()
+        for found, other in zip(read(), expected, strict=True):
+            torch.testing.assert_close(found, other, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("heads", [2, 4])
+def test_heads_may_have_keys_of_their_own(heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(stacking, "chosen_alike", stateful_floats)
+    llm = Qwen2(
+        vocab_size=8, width=64, layers=2, heads=4, kv_heads=heads, mlp_width=96, head_dim=24, rope_factor=2.0,
+        rope_theta=1e4, eps=1e-3,
+    ).eval()  # fmt: skip
+    quantize_(llm.layers, QuantPolicy((("*", W4A16(group_size=32)),)))
+    with torch.inference_mode():
+        expected = talk(llm)
+        settle_language(llm)
+        for found, other in zip(talk(llm), expected, strict=True):
+            torch.testing.assert_close(found, other, rtol=1e-3, atol=1e-3)
+
+
+def test_a_cache_can_go_back(llm: Qwen2, stateful: Turn) -> None:
+    """To where another answer begins, and to its beginning."""
+    embeds = torch.randn(2, 6, 64)
+    stateful()
+    with torch.inference_mode():
+        cache = llm.cache(2, 8)
+        expected = llm(embeds, cache=cache)
+        llm(embeds[:, :2], cache=cache)
+        for length in (4, 3, 0):
+            cache.length = length
+            found = llm(embeds[:, length:], cache=cache)
+            torch.testing.assert_close(found, expected[:, length:], rtol=1e-3, atol=1e-3)
+            assert cache.length == 6
+        cache.advance(1)
+        with pytest.raises(ValueError, match="the cache counts 7 positions, 6 were read: only the model can advance"):
+            llm(embeds[:, :1], cache=cache)
+        cache.length = 6
+        with pytest.raises(ValueError, match="position 9 is beyond the cache of 8: make a longer cache"):
+            llm(embeds[:, :3], cache=cache)
+
+
+def test_states_last_as_long_as_their_cache(stateful: Turn) -> None:
+    llm = stateful()
+    stack = cast(StatefulStack, llm.stack)
+    caches = [llm.cache(1, 2) for _ in range(2)]
+    with torch.inference_mode():
+        first, second = [llm(torch.full((1, 1, 64), value), cache=caches[value]) for value in range(2)]
+        assert not torch.equal(first, second)
+        again = deepcopy(llm)(torch.ones(1, 1, 64), cache=caches[0])
+        caches[0].length = 1
+        assert torch.equal(llm(torch.ones(1, 1, 64), cache=caches[0]), again)
+    assert len(stack.states_of) == 2
+    del caches
+    gc.collect()
+    assert not stack.states_of

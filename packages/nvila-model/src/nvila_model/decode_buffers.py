@@ -70,11 +70,7 @@ class DecodeBuffers:
             positions: int64 ``[b or 1, 1]``; by default the place in the cache.
             added: to the scores of the places that are filled, ``[b or 1, 1, 1, end]``; by default nothing.
             end: places of the cache that are filled with it.
-
-        Raises: ValueError for another number of rows than the cache has.
         """
-        if len(embeds) != len(self.x):
-            raise ValueError(f"{len(embeds)} rows for a cache of {len(self.x)}: make one for as many rows")
         self.x.copy_(embeds)
         self.places[:] = end - 1 if positions is None else positions.numpy()
         self.last[:], self.ends[:] = end - 1, end

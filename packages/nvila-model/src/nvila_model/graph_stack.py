@@ -20,13 +20,14 @@ from nvila_kernels.cpu.shape import DECODE_ROWS
 from torch import Tensor, nn
 
 from nvila_model.block_graph import Piece, SettledPiece
-from nvila_model.cache import KVCache
+from nvila_model.cache import Cache, KVCache
 from nvila_model.decode_buffers import DecodeBuffers
 from nvila_model.qwen2 import Block, RMSNorm, causal_mask
+from nvila_model.stack import Stack
 
 
-class GraphStack(nn.Module):
-    """Embeddings in, hidden states behind the last norm out, in float32; it only answers.
+class GraphStack(Stack):
+    """Blocks in graphs that write into a cache of float32.
 
     Args:
         graphs: of one or more blocks each, the last with the norm.
@@ -35,7 +36,7 @@ class GraphStack(nn.Module):
         angles: of positions, as ``Qwen2`` makes them.
         prompts: the same blocks in torch, which read what has more rows than decoding; empty if graphs do.
 
-    Shapes: those of ``Qwen2``. The cache must be of float32.
+    Shapes: those of ``Qwen2``.
     """
 
     def __init__(
@@ -66,18 +67,21 @@ class GraphStack(nn.Module):
         *,
         positions: Tensor | None,
         mask: Tensor | None,
-        cache: KVCache | None,
+        cache: Cache | None,
         wanted: Tensor | None,
     ) -> Tensor:
-        """Raises: ValueError for a mask by which a position looks ahead, or a cache that is full."""
+        """Raises: ValueError for a mask by which a position looks ahead, or a cache that is full or has other rows."""
         batch, length, _ = embeds.shape
+        stored = cast(KVCache | None, cache)
+        if stored is not None:
+            stored.take(batch)
         many = bool(self.prompts) and batch * length > DECODE_ROWS
-        if not many and cache is not None and length == 1 and wanted is None and plain(embeds):
-            return self.step(embeds, positions, mask, cache)
+        if not many and stored is not None and length == 1 and wanted is None and plain(embeds):
+            return self.step(embeds, positions, mask, stored)
         if positions is None:
-            start = 0 if cache is None else cache.length
+            start = 0 if stored is None else stored.length
             positions = torch.arange(start, start + length)[None]
-        return (self.read if many else self.run)(embeds, positions, mask, cache, wanted)
+        return (self.read if many else self.run)(embeds, positions, mask, stored, wanted)
 
     def step(self, embeds: Tensor, positions: Tensor | None, mask: Tensor | None, cache: KVCache) -> Tensor:
         """One new position a row."""
@@ -93,7 +97,8 @@ class GraphStack(nn.Module):
         """Any number of positions through the graphs."""
         batch, length, width = embeds.shape
         if cache is None:
-            layers = self.passing_cache(batch, length).layers * sum(piece.depth for piece in self.pieces)
+            passing = self.layers_of_cache(1, batch, length)  # of one block after the other: nobody asks for them later
+            layers = passing.layers * sum(piece.depth for piece in self.pieces)
             end = length
         else:
             layers, end = cache.layers, cache.end(length)
@@ -118,11 +123,13 @@ class GraphStack(nn.Module):
             states = block(states, angles, mask, cache, index, wanted if index == last else None)
         return self.norm(states).to(embeds.dtype)
 
-    def passing_cache(self, batch: int, length: int) -> KVCache:
-        """One layer of keys and values, which all blocks use one after the other where nobody asks for them later."""
+    def cache(self, batch: int, length: int) -> KVCache:
+        return self.layers_of_cache(sum(piece.depth for piece in self.pieces), batch, length)
+
+    def layers_of_cache(self, layers: int, batch: int, length: int) -> KVCache:
         return KVCache(
-            layers=1, batch=batch, heads=self.kv_heads, length=length, head_dim=self.head_dim, dtype=torch.float32,
-            device=torch.device("cpu"),
+            layers=layers, batch=batch, heads=self.kv_heads, length=length, head_dim=self.head_dim,
+            dtype=torch.float32, device=torch.device("cpu"),
         )  # fmt: skip
 
     def turns(self, positions: Tensor, batch: int, length: int, end: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nvila_model.cache import KVCache
+from nvila_model.cache import Cache
 from nvila_model.qwen2 import Qwen2
 
 PIECE = 128
@@ -17,7 +17,7 @@ PIECE = 128
 
 
 def prefill(
-    llm: Qwen2, embeds: Tensor, *, cache: KVCache, positions: Tensor | None = None, mask: Tensor | None = None
+    llm: Qwen2, embeds: Tensor, *, cache: Cache, positions: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
     """Fill an empty cache with a prompt.
 

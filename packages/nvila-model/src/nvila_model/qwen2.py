@@ -10,6 +10,7 @@ Source: Qwen2 technical report (arXiv 2407.10671); equal to ``transformers``' ``
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nvila_model.cache import KVCache
+from nvila_model.cache import Cache, KVCache
+from nvila_model.stack import Stack
 
 
 class RMSNorm(nn.Module):
@@ -36,6 +38,12 @@ class RMSNorm(nn.Module):
         return self.weight * (x.float() * scale).to(x.dtype)
 
 
+def rotary_frequencies(*, head_dim: int, theta: float, factor: float, device: torch.device | None = None) -> Tensor:
+    """Angle a position, ``theta^(-2i / head_dim) / factor``: float32 ``[head_dim / 2]``."""
+    exponents = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim
+    return 1.0 / (theta**exponents * factor)
+
+
 def rotary_angles(
     positions: Tensor, *, head_dim: int, theta: float, factor: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
@@ -43,8 +51,7 @@ def rotary_angles(
 
     Shapes: positions ``[b, t]`` int64 -> two ``[b, 1, t, head_dim]``, computed in float32.
     """
-    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
-    frequencies = 1.0 / (theta**exponents * factor)
+    frequencies = rotary_frequencies(head_dim=head_dim, theta=theta, factor=factor, device=positions.device)
     angles = positions[:, None, :, None].float() * frequencies
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
@@ -183,8 +190,7 @@ class Qwen2(nn.Module):
         self.depth = layers
         self.rope_theta, self.rope_factor = rope_theta, rope_factor
         self.gradient_checkpointing = False
-        self.cache_dtype: torch.dtype | None = None
-        self.stack: nn.Module | None = None
+        self.stack: Stack | None = None
         self.embed_tokens = nn.Embedding(vocab_size, width)
         self.layers = nn.ModuleList(
             Block(width, heads=heads, kv_heads=kv_heads, head_dim=self.head_dim, mlp_width=mlp_width, eps=eps)
@@ -205,11 +211,13 @@ class Qwen2(nn.Module):
     def vocab_size(self) -> int:
         return self.embed_tokens.num_embeddings
 
-    def cache(self, batch: int, length: int) -> KVCache:
+    def cache(self, batch: int, length: int) -> Cache:
         """A key-value cache for ``batch`` rows of at most ``length`` positions."""
+        if self.stack is not None:
+            return self.stack.cache(batch, length)
         return KVCache(
             layers=self.depth, batch=batch, heads=self.kv_heads, length=length,
-            head_dim=self.head_dim, dtype=self.cache_dtype or self.dtype, device=self.device,
+            head_dim=self.head_dim, dtype=self.dtype, device=self.device,
         )  # fmt: skip
 
     def forward(
@@ -218,7 +226,7 @@ class Qwen2(nn.Module):
         *,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
         wanted: Tensor | None = None,
     ) -> Tensor:
         """Hidden states after the final norm, ``[b, t, width]``; ``[n, width]`` where only some are wanted.
@@ -247,17 +255,17 @@ class Qwen2(nn.Module):
         x: Tensor,
         angles: tuple[Tensor, Tensor],
         mask: Tensor | None,
-        cache: KVCache | None,
+        cache: Cache | None,
         wanted: Tensor | None,
     ) -> Tensor:
         """The states behind the last block."""
-        last = len(self.layers) - 1
+        last, stored = len(self.layers) - 1, cast(KVCache | None, cache)
         for index, layer in enumerate(self.layers):
             kept = wanted if index == last else None
             if self.gradient_checkpointing and self.training:
-                x = checkpoint(layer, x, angles, mask, cache, index, kept, use_reentrant=False)
+                x = checkpoint(layer, x, angles, mask, stored, index, kept, use_reentrant=False)
             else:
-                x = layer(x, angles, mask, cache, index, kept)
+                x = layer(x, angles, mask, stored, index, kept)
         return x
 
     def hidden_states(self, embeds: Tensor) -> list[Tensor]:

@@ -72,7 +72,6 @@ def settle_language(llm: Qwen2, *, memory: float | None = None, int8_activations
     if llm.stack is None:
         limit = MEMORY if memory is None else memory
         return list(settle_(llm, memory=limit, int8_activations=int8_activations))
-    llm.cache_dtype = torch.float32
     return [
         Settled(name=name, choice=each.prepared.choice)
         for name, each in llm.stack.named_modules(prefix="stack")
