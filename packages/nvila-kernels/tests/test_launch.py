@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from nvila_kernels.cpu.cache import FOLDER
+from nvila_kernels.cpu.folder import FOLDER
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 

@@ -12,7 +12,7 @@ import torch
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed on this platform", allow_module_level=True)
 
-from nvila_kernels.cpu.cache import FOLDER
+from nvila_kernels.cpu.folder import FOLDER
 from nvila_kernels.triton import tune, tuned
 from nvila_kernels.triton.configurations import ARCHITECTURES, INT4, MANY, SHARED_LIMIT, Tile, tile_of
 from nvila_kernels.triton.tune import Attempt, candidates, fastest, problems, shared_bytes

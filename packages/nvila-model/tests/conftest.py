@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nvila_kernels.cpu.cache import FOLDER
+from nvila_kernels.cpu.folder import FOLDER
 from nvila_model import NVILA, NVILAConfig
 from nvila_model.assemble import assemble
 from nvila_model.tokenizer import Tokenizer

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from nvila_kernels.cpu import SettledModule
-from nvila_kernels.cpu.cache import FOLDER
+from nvila_kernels.cpu.folder import FOLDER
 from nvila_model import NVILA, Image, Sampling
 from nvila_model.cli.app import app
 from nvila_model.quantized import quantize_model

@@ -11,7 +11,7 @@ import torch
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed on this platform", allow_module_level=True)
 
-from nvila_kernels.cpu.cache import FOLDER
+from nvila_kernels.cpu.folder import FOLDER
 from nvila_kernels.triton import tune, tuned
 from nvila_kernels.triton.tuned import Problem
 from nvila_model.cli.app import app

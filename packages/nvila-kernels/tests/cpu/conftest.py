@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from nvila_kernels.cpu.cache import FOLDER
+from nvila_kernels.cpu.folder import FOLDER
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,13 @@
 """Every kernel against float64, on odd shapes too, within the error that its activations are declared to cost."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from nvila_kernels.cpu import candidates, integers
 from nvila_kernels.cpu.kernel import TOLERANCE, Kernel
-from nvila_kernels.cpu.measurement import rolled, sample
+from nvila_kernels.cpu.measurement import measure, rolled, sample
 from nvila_kernels.cpu.shape import Shape
 from nvila_kernels.quantization import Int4Codes, Int8Codes, quantize_int8
 
@@ -145,3 +148,22 @@ def test_what_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert FOUR["OpenVINO"].missing() == (
         "openvino 2026.3.2-1-releases/2026/3 is older than 2026.4: pip install 'nvila-kernels[cpu]'"
     )
+
+
+def test_a_processor_that_would_need_floats_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "SVE256")
+    assert FOUR["OpenVINO"].missing() == "OpenVINO keeps weights in 4 bits on processors with AVX2 only"
+
+
+def test_weights_that_the_disk_has_no_room_for_are_refused(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    usage = shutil.disk_usage(cache_folder.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**20))
+    small, large = (sample(Shape(rows=1, k=1024, n=n, group=128))[0] for n in (1024, 4096))
+    FOUR["OpenVINO"].pack(small)
+    with pytest.raises(OSError, match=r"weights of 2 MiB pass through .*measured, where 1 MiB are free: make room"):
+        FOUR["OpenVINO"].pack(large)
+    assert not list(cache_folder.iterdir())
+    measured = measure({"OpenVINO": FOUR["OpenVINO"]}, Shape(rows=1, k=1024, n=4096, group=128))["OpenVINO"]
+    assert "make room" in (measured.refused or "")

@@ -9,20 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from nvila_kernels.cpu.candidates import candidates
+from nvila_kernels.cpu.folder import user_folder
 from nvila_kernels.cpu.machine import machine
 from nvila_kernels.cpu.measurement import Measurement, measure
 from nvila_kernels.cpu.shape import Shape
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "NVILA_KERNELS_CACHE"
-"""Environment variable that names another folder."""
-
 
 def cache_file() -> Path:
-    """Where measurements are kept: ``$NVILA_KERNELS_CACHE``, or ``nvila-kernels`` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get(FOLDER) or Path(base) / "nvila-kernels") / "cpu.json"
+    """Where measurements are kept."""
+    return user_folder() / "cpu.json"
 
 
 class Timings:

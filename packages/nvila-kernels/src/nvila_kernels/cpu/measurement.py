@@ -110,7 +110,7 @@ def measure_one(
             warnings.simplefilter("ignore")
             run = kernel.pack(weights[0]) if kernel.join is None or len(weights) == 1 else kernel.join(weights)
             out = run(x)
-    except (RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         return Measurement(refused=str(error).strip().partition("\n")[0]), None
     error = float(((out - exact).square().sum() / exact.square().sum()).sqrt())
     seconds = float("inf")

@@ -20,8 +20,8 @@ at the heap's end from which they return."""
 LARGE, USUAL = 2**20, 2**25
 """Values of the first: while packing, and what glibc rises to at most of itself, with twice as much for the second.
 Once one of them was set it leaves both alone; the second would stay so low that every large result is new memory."""
-PAUSE = 0.01
-"""Seconds between two times that pages are returned: some 20 MB are read meanwhile."""
+PAUSE = 0.002
+"""Seconds between two times that pages are returned: some megabytes are read meanwhile."""
 DONT_NEED = 4
 """The advice to ``madvise`` that pages may leave; those of a file come back from it when they are read."""
 

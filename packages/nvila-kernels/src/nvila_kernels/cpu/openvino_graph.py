@@ -1,7 +1,9 @@
 """Graphs of OpenVINO that are built here and run on torch's tensors.
 
 Weights go through a file, which the runtime maps: it packs them when a graph first runs and never lets go of what it
-has read, so what lay in memory would stay there twice.
+has read, so what lay in memory would stay there twice. The file is in the user's folder, since the system's for
+temporary files may be memory; it has no name any more once a graph is ready, and no room on the disk at the program's
+end.
 
 All graphs share one pool of threads. A request runs on the thread that asks, which then takes part: handing it to
 another one costs a token a third of its time.
@@ -9,6 +11,7 @@ another one costs a token a third of its time.
 
 import importlib
 import importlib.util
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +20,7 @@ from typing import Any, Self, TypeAlias
 import torch
 from torch import Tensor
 
+from nvila_kernels.cpu.folder import FOLDER, user_folder
 from nvila_kernels.cpu.memory import give_back, unread_meanwhile
 
 OLDEST = (2026, 4)
@@ -97,7 +101,8 @@ class Graph:
         self.inputs: list[Any] = []
         self.stores: list[Any] = []
         self.arrays: list[Any] = []
-        self.folder = TemporaryDirectory(ignore_cleanup_errors=True)
+        user_folder().mkdir(parents=True, exist_ok=True)
+        self.folder = TemporaryDirectory(prefix="graph", dir=user_folder(), ignore_cleanup_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -139,9 +144,17 @@ class Graph:
             first, out: what a first run reads, by the order of inputs, and writes; the runtime packs weights there.
             int8_activations: whether products with 4-bit weights may round activations, where the processor has an
                 instruction for sums of such products.
+
+        Raises: OSError if the disk has no room for the weights.
         """
         openvino: Any = importlib.import_module("openvino")
         path = Path(self.folder.name) / FILE
+        needed, free = sum(array.nbytes for array in self.arrays), shutil.disk_usage(path.parent).free
+        if needed > free:
+            raise OSError(
+                f"weights of {needed / 2**20:.0f} MiB pass through {path.parent.parent}, where {free / 2**20:.0f} MiB "
+                f"are free: make room, or let {FOLDER} name another folder"
+            )
         openvino.save_model(openvino.Model([operators().result(result)], self.stores, self.inputs), path, False)
         self.inputs, self.stores = [], []
         self.arrays.clear()

@@ -10,10 +10,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from nvila_kernels.cpu import openvino_graph
 from nvila_kernels.cpu.kernel import Activations, Codes, Kernel, Run
 from nvila_kernels.cpu.matmul_nbits import pairs
-from nvila_kernels.cpu.openvino_graph import BLOCK, Graph, missing, operators
+from nvila_kernels.cpu.openvino_graph import BLOCK, Graph, operators
 from nvila_kernels.quantization import Int4Codes
+
+
+def missing() -> str | None:
+    """Why 4 bits cannot be multiplied here; None if they can."""
+    reason = openvino_graph.missing()
+    if reason is None and not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        return "OpenVINO keeps weights in 4 bits on processors with AVX2 only"
+    return reason
 
 
 def product(graph: Graph, x: Any, codes: Int4Codes, bias: Tensor | None = None) -> Any:
