@@ -10,6 +10,7 @@ import os
 import platform
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -96,6 +97,12 @@ def machine_memory(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> float:
 
 def glibc() -> Any:
     """The C library, if it is glibc."""
-    name = ctypes.util.find_library("c") if platform.system() == "Linux" else None
-    library = ctypes.CDLL(name) if name else None
-    return library if hasattr(library, "malloc_trim") else None
+    return library() if platform.system() == "Linux" else None
+
+
+@cache
+def library() -> Any:
+    """Linux's C library, if it is glibc; it is looked for by another program, which takes a while."""
+    name = ctypes.util.find_library("c")
+    found = ctypes.CDLL(name) if name else None
+    return found if hasattr(found, "malloc_trim") else None
