@@ -73,7 +73,8 @@ def outer(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> Turn:
 @pytest.fixture
 def stateful(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> Turn:
     """A graph of OpenVINO, which keeps keys and values in half precision."""
-    pytest.importorskip("openvino")
+    if reason := OPENVINO_FLOAT.missing():
+        pytest.skip(reason)
     monkeypatch.setattr(stacking, "chosen_alike", stateful_floats)
 
     def turn() -> Qwen2:
@@ -380,7 +381,8 @@ def test_prompts_in_pieces_and_what_looks_ahead(llm: Qwen2, stateful: Turn) -> N
 
 @pytest.mark.parametrize("heads", [2, 4])
 def test_heads_may_have_keys_of_their_own(heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("openvino")
+    if reason := OPENVINO_FLOAT.missing():
+        pytest.skip(reason)
     monkeypatch.setattr(stacking, "chosen_alike", stateful_floats)
     llm = Qwen2(
         vocab_size=8, width=64, layers=2, heads=4, kv_heads=heads, mlp_width=96, head_dim=24, rope_factor=2.0,

@@ -1,11 +1,14 @@
 """Every kernel against float64, on odd shapes too, within the error that its activations are declared to cost."""
 
 import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 import torch
-from nvila_kernels.cpu import candidates, integers
+from nvila_kernels.cpu import candidates, integers, openvino_graph
 from nvila_kernels.cpu.kernel import TOLERANCE, Kernel
 from nvila_kernels.cpu.measurement import measure, rolled, sample
 from nvila_kernels.cpu.shape import Shape
@@ -134,6 +137,11 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     assert FOUR["onnxruntime MatMulNBits"].missing() == (
         "onnxruntime and onnx not installed: pip install 'nvila-kernels[cpu]'"
     )
+
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(openvino_graph, "version", absent)
     assert FOUR["OpenVINO"].missing() == "openvino not installed: pip install 'nvila-kernels[cpu]'"
 
 
@@ -143,21 +151,19 @@ def test_what_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert FOUR["onnxruntime MatMulNBits"].missing() == (
         "onnxruntime 1.31.2 is older than 1.32: pip install 'nvila-kernels[cpu]'"
     )
-    runtime = pytest.importorskip("openvino")
-    monkeypatch.setattr(runtime, "__version__", "2026.3.2-1-releases/2026/3")
-    assert FOUR["OpenVINO"].missing() == (
-        "openvino 2026.3.2-1-releases/2026/3 is older than 2026.4: pip install 'nvila-kernels[cpu]'"
-    )
+    monkeypatch.setattr(openvino_graph, "version", lambda name: "2026.3.2")
+    assert FOUR["OpenVINO"].missing() == "openvino 2026.3.2 is older than 2026.4: pip install 'nvila-kernels[cpu]'"
 
 
 def test_a_processor_that_would_need_floats_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("openvino")
+    monkeypatch.setattr(openvino_graph, "version", lambda name: "2026.4.0")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "SVE256")
     assert FOUR["OpenVINO"].missing() == "OpenVINO keeps weights in 4 bits on processors with AVX2 only"
 
 
 def test_weights_that_the_disk_has_no_room_for_are_refused(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("openvino")
+    if reason := FOUR["OpenVINO"].missing():
+        pytest.skip(reason)
     usage = shutil.disk_usage(cache_folder.parent)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**20))
     small, large = (sample(Shape(rows=1, k=1024, n=n, group=128))[0] for n in (1024, 4096))
@@ -167,3 +173,15 @@ def test_weights_that_the_disk_has_no_room_for_are_refused(cache_folder: Path, m
     assert not list(cache_folder.iterdir())
     measured = measure({"OpenVINO": FOUR["OpenVINO"]}, Shape(rows=1, k=1024, n=4096, group=128))["OpenVINO"]
     assert "make room" in (measured.refused or "")
+
+
+def test_nobody_is_told_that_openvino_is_used() -> None:
+    if reason := FOUR["OpenVINO"].missing():
+        pytest.skip(reason)
+    code = (
+        "import sys; from nvila_kernels.cpu.openvino_graph import runtime; "
+        "from importlib.util import find_spec; "
+        "assert runtime() is sys.modules['openvino']; assert 'openvino_telemetry' not in sys.modules; "
+        "assert find_spec('openvino_telemetry')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,12 +10,14 @@ another one costs a token a third of its time.
 """
 
 import importlib
-import importlib.util
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self, TypeAlias
+from types import ModuleType
+from typing import Any, Self, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -28,6 +30,7 @@ OLDEST = (2026, 4)
 REMEDY = "pip install 'nvila-kernels[cpu]'"
 KINDS = {torch.float32: "f32", torch.int32: "i32", torch.int64: "i64"}
 """OpenVINO's names for element types, which its operators take too."""
+TELEMETRY = "openvino_telemetry"
 FILE = "graph.xml"
 BLOCK = 32
 """Activations that share a scale where they become int8. With 128 a prompt takes three quarters of the time, and a
@@ -39,17 +42,29 @@ Sizes: TypeAlias = Sequence[int]
 
 def missing() -> str | None:
     """Why graphs cannot run here; None if they can."""
-    if importlib.util.find_spec("openvino") is None:
+    try:
+        release = version("openvino")
+    except PackageNotFoundError:
         return f"openvino not installed: {REMEDY}"
-    release: str = importlib.import_module("openvino").__version__
     if tuple(int(part) for part in release.split(".")[:2]) < OLDEST:
         return f"openvino {release} is older than {'.'.join(map(str, OLDEST))}: {REMEDY}"
     return None
 
 
+def runtime() -> Any:
+    """OpenVINO, silent: as its package comes, every import is told to its makers over the network."""
+    if "openvino" in sys.modules or TELEMETRY in sys.modules:
+        return importlib.import_module("openvino")
+    sys.modules[TELEMETRY] = cast(ModuleType, None)  # cannot be imported, and OpenVINO goes on without it
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules[TELEMETRY]
+
+
 def operators() -> Any:
     """OpenVINO's operators, a function each."""
-    return importlib.import_module("openvino.opset13")
+    return runtime().opset13
 
 
 class Request:
@@ -74,7 +89,7 @@ class Request:
         if not count:
             self.request.reset_state()
             return
-        openvino: Any = importlib.import_module("openvino")
+        openvino = runtime()
         for state in self.request.query_state():
             kept = torch.as_tensor(state.state.data).narrow(axis, 0, count)
             state.state = openvino.Tensor(kept.contiguous().numpy(), shared_memory=False)
@@ -112,7 +127,7 @@ class Graph:
 
     def read(self, name: str, sizes: Sizes, dtype: torch.dtype = torch.float32) -> Any:
         """An input; returns its node."""
-        openvino: Any = importlib.import_module("openvino")
+        openvino = runtime()
         kind = getattr(openvino.Type, KINDS[dtype])
         self.inputs.append(operators().parameter(list(sizes), kind, name=name))
         return self.inputs[-1]
@@ -123,13 +138,13 @@ class Graph:
 
     def hold_int4(self, pairs: Tensor, sizes: Sizes) -> Any:
         """A constant of 4-bit values without sign, two in a byte, the first in its lower half."""
-        openvino: Any = importlib.import_module("openvino")
+        openvino = runtime()
         self.arrays.append(pairs.contiguous().numpy())  # the tensor is a view of it
         return operators().constant(openvino.Tensor(self.arrays[-1], openvino.Shape(list(sizes)), openvino.Type.u4))
 
     def recall(self, name: str, first: Any, sizes: Sizes) -> Any:
         """What was stored by this name in the last run of a request, float32; ``first`` in the first run."""
-        openvino: Any = importlib.import_module("openvino")
+        openvino = runtime()
         return operators().read_value(first, name, openvino.Type.f32, list(sizes))
 
     def store(self, name: str, value: Any) -> None:
@@ -147,7 +162,7 @@ class Graph:
 
         Raises: OSError if the disk has no room for the weights.
         """
-        openvino: Any = importlib.import_module("openvino")
+        openvino = runtime()
         path = Path(self.folder.name) / FILE
         needed, free = sum(array.nbytes for array in self.arrays), shutil.disk_usage(path.parent).free
         if needed > free:
@@ -180,5 +195,5 @@ def settings(int8_activations: bool) -> Mapping[str, Any]:
 
 def shared(tensor: Tensor) -> Any:
     """The memory of a tensor, as one of OpenVINO's."""
-    openvino: Any = importlib.import_module("openvino")
+    openvino = runtime()
     return openvino.Tensor(tensor.detach().numpy(), shared_memory=True)
