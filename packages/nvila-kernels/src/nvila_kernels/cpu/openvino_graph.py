@@ -175,9 +175,11 @@ class Graph:
         self.arrays.clear()
         give_back()
         core = openvino.Core()
-        made = ReadyGraph(core.compile_model(core.read_model(path), "CPU", settings(int8_activations)))
+        read = core.read_model(path)
+        made = ReadyGraph(core.compile_model(read, "CPU", settings(int8_activations)))
         with unread_meanwhile(path.with_suffix(".bin")):
             made.request()(first, out)
+        del read  # it held the file in its place until now: what came there instead would have lost its pages
         return made
 
 
