@@ -141,8 +141,11 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     def absent(name: str) -> str:
         raise PackageNotFoundError(name)
 
+    monkeypatch.delenv(openvino_graph.ASKED_FOR, raising=False)
+    assert FOUR["OpenVINO"].missing() == "OpenVINO is on trial: NVILA_KERNELS_OPENVINO=1 lets it run"
+    monkeypatch.setenv(openvino_graph.ASKED_FOR, "1")
     monkeypatch.setattr(openvino_graph, "version", absent)
-    assert FOUR["OpenVINO"].missing() == "openvino not installed: pip install 'nvila-kernels[cpu]'"
+    assert FOUR["OpenVINO"].missing() == "openvino not installed: pip install 'nvila-kernels[openvino]'"
 
 
 def test_what_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,11 +154,16 @@ def test_what_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert FOUR["onnxruntime MatMulNBits"].missing() == (
         "onnxruntime 1.31.2 is older than 1.32: pip install 'nvila-kernels[cpu]'"
     )
+
+
+def test_an_openvino_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(openvino_graph.ASKED_FOR, "1")
     monkeypatch.setattr(openvino_graph, "version", lambda name: "2026.3.2")
-    assert FOUR["OpenVINO"].missing() == "openvino 2026.3.2 is older than 2026.4: pip install 'nvila-kernels[cpu]'"
+    assert FOUR["OpenVINO"].missing() == "openvino 2026.3.2 is older than 2026.4: pip install 'nvila-kernels[openvino]'"
 
 
 def test_a_processor_that_would_need_floats_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(openvino_graph.ASKED_FOR, "1")
     monkeypatch.setattr(openvino_graph, "version", lambda name: "2026.4.0")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "SVE256")
     assert FOUR["OpenVINO"].missing() == "OpenVINO keeps weights in 4 bits on processors with AVX2 only"

@@ -165,7 +165,9 @@ def test_the_machine_decides_where_nobody_does(
     monkeypatch.setattr(settle, "machine_memory", lambda: machine)
     found = settle.chosen_alike([SHAPE], [NBITS], saved=1.0, memory=memory)
     assert found == Alike(kernel=NBITS, prompts={SHAPE: kernel.name} if kernel else {})
-    assert asked == [1, COPIES]
+    assert asked == [1]
+    settle.chosen_alike([SHAPE], [], whole=[NBITS], saved=1.0, memory=memory)
+    assert asked == ([1, 1] if candidates(4)[NBITS].missing() else [1, 1, COPIES])
 
 
 def test_several_weights_in_a_graph_are_measured_apart(cache_folder: Path) -> None:

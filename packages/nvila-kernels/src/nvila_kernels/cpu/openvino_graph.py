@@ -10,6 +10,7 @@ another one costs a token a third of its time.
 """
 
 import importlib
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,9 @@ from nvila_kernels.cpu.memory import give_back, unread_meanwhile
 
 OLDEST = (2026, 4)
 """The oldest release that was tried."""
-REMEDY = "pip install 'nvila-kernels[cpu]'"
+REMEDY = "pip install 'nvila-kernels[openvino]'"
+ASKED_FOR = "NVILA_KERNELS_OPENVINO"
+"""Environment variable that lets graphs run: long runs of the tests with them crashed, and nobody knows yet why."""
 KINDS = {torch.float32: "f32", torch.int32: "i32", torch.int64: "i64"}
 """OpenVINO's names for element types, which its operators take too."""
 TELEMETRY = "openvino_telemetry"
@@ -42,6 +45,8 @@ Sizes: TypeAlias = Sequence[int]
 
 def missing() -> str | None:
     """Why graphs cannot run here; None if they can."""
+    if os.environ.get(ASKED_FOR) != "1":
+        return f"OpenVINO is on trial: {ASKED_FOR}=1 lets it run"
     try:
         release = version("openvino")
     except PackageNotFoundError:
