@@ -1,6 +1,7 @@
 """Every kernel against float64, on odd shapes too, within the error that its activations are declared to cost."""
 
 import shutil
+import signal
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
@@ -141,11 +142,8 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     def absent(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.delenv(openvino_graph.ASKED_FOR, raising=False)
-    assert FOUR["OpenVINO"].missing() == "OpenVINO is on trial: NVILA_KERNELS_OPENVINO=1 lets it run"
-    monkeypatch.setenv(openvino_graph.ASKED_FOR, "1")
     monkeypatch.setattr(openvino_graph, "version", absent)
-    assert FOUR["OpenVINO"].missing() == "openvino not installed: pip install 'nvila-kernels[openvino]'"
+    assert FOUR["OpenVINO"].missing() == "openvino not installed: pip install 'nvila-kernels[cpu]'"
 
 
 def test_what_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,16 +152,11 @@ def test_what_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert FOUR["onnxruntime MatMulNBits"].missing() == (
         "onnxruntime 1.31.2 is older than 1.32: pip install 'nvila-kernels[cpu]'"
     )
-
-
-def test_an_openvino_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(openvino_graph.ASKED_FOR, "1")
     monkeypatch.setattr(openvino_graph, "version", lambda name: "2026.3.2")
-    assert FOUR["OpenVINO"].missing() == "openvino 2026.3.2 is older than 2026.4: pip install 'nvila-kernels[openvino]'"
+    assert FOUR["OpenVINO"].missing() == "openvino 2026.3.2 is older than 2026.4: pip install 'nvila-kernels[cpu]'"
 
 
 def test_a_processor_that_would_need_floats_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(openvino_graph.ASKED_FOR, "1")
     monkeypatch.setattr(openvino_graph, "version", lambda name: "2026.4.0")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "SVE256")
     assert FOUR["OpenVINO"].missing() == "OpenVINO keeps weights in 4 bits on processors with AVX2 only"
@@ -193,3 +186,20 @@ def test_nobody_is_told_that_openvino_is_used() -> None:
         "assert find_spec('openvino_telemetry')"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="signals of POSIX")
+def test_signals_are_handled_when_graphs_are_gone() -> None:
+    """In the order in which they came: the order in which OpenVINO's cores must not go."""
+    if reason := FOUR["OpenVINO"].missing():
+        pytest.skip(reason)
+    code = (
+        "import os, signal; "
+        "from nvila_kernels.cpu.measurement import sample; from nvila_kernels.cpu.openvino_int4 import OPENVINO_FLOAT; "
+        "from nvila_kernels.cpu.shape import Shape; "
+        "codes = sample(Shape(rows=1, k=128, n=16, group=32))[0]; "
+        "graphs = [OPENVINO_FLOAT.pack(codes), OPENVINO_FLOAT.pack(codes)]; del graphs[0]; del graphs[0]; "
+        "signal.signal(signal.SIGUSR1, lambda *_: print('handled')); os.kill(os.getpid(), signal.SIGUSR1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "handled\n"

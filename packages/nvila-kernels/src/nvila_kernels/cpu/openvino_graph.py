@@ -10,10 +10,10 @@ another one costs a token a third of its time.
 """
 
 import importlib
-import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,9 +28,7 @@ from nvila_kernels.cpu.memory import give_back, unread_meanwhile
 
 OLDEST = (2026, 4)
 """The oldest release that was tried."""
-REMEDY = "pip install 'nvila-kernels[openvino]'"
-ASKED_FOR = "NVILA_KERNELS_OPENVINO"
-"""Environment variable that lets graphs run: long runs of the tests with them crashed, and nobody knows yet why."""
+REMEDY = "pip install 'nvila-kernels[cpu]'"
 KINDS = {torch.float32: "f32", torch.int32: "i32", torch.int64: "i64"}
 """OpenVINO's names for element types, which its operators take too."""
 TELEMETRY = "openvino_telemetry"
@@ -45,8 +43,6 @@ Sizes: TypeAlias = Sequence[int]
 
 def missing() -> str | None:
     """Why graphs cannot run here; None if they can."""
-    if os.environ.get(ASKED_FOR) != "1":
-        return f"OpenVINO is on trial: {ASKED_FOR}=1 lets it run"
     try:
         release = version("openvino")
     except PackageNotFoundError:
@@ -70,6 +66,17 @@ def runtime() -> Any:
 def operators() -> Any:
     """OpenVINO's operators, a function each."""
     return runtime().opset13
+
+
+@cache
+def core() -> Any:
+    """Where graphs are compiled: one for the whole process, which never lets go of it.
+
+    The first of a thread gives its signal handlers a stack, and takes it back when it goes. Of two that go in the order
+    in which they came the second puts back the first one's stack, which is gone, and the next signal that Python
+    handles, such as the end of a child, kills the process without a word (release 2026.4.1).
+    """
+    return runtime().Core()
 
 
 class Request:
@@ -179,9 +186,8 @@ class Graph:
         self.inputs, self.stores = [], []
         self.arrays.clear()
         give_back()
-        core = openvino.Core()
-        read = core.read_model(path)
-        made = ReadyGraph(core.compile_model(read, "CPU", settings(int8_activations)))
+        read = core().read_model(path)
+        made = ReadyGraph(core().compile_model(read, "CPU", settings(int8_activations)))
         with unread_meanwhile(path.with_suffix(".bin")):
             made.request()(first, out)
         del read  # it held the file in its place until now: what came there instead would have lost its pages
