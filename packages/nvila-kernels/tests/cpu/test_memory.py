@@ -1,26 +1,15 @@
 """Memory that goes back to the system."""
 
 import mmap
+from collections.abc import Callable
 from pathlib import Path
-from time import monotonic, sleep
 
 import pytest
 from nvila_kernels.cpu import memory
 
 
-def resident(file: Path) -> int:
-    """KiB of a mapped file that are in memory."""
-    found, here = 0, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if "-" in line.split()[0]:
-            here = line.endswith(str(file))
-        elif here and line.startswith("Rss:"):
-            found += int(line.split()[1])
-    return found
-
-
 @pytest.mark.skipif(memory.glibc() is None, reason="needs Linux with glibc")
-def test_pages_of_a_mapped_file_leave_and_come_back(tmp_path: Path) -> None:
+def test_pages_of_a_mapped_file_leave_and_come_back(tmp_path: Path, resident: Callable[[Path], int]) -> None:
     file = tmp_path.resolve() / "weights.bin"
     content = bytes(range(256)) * 2**12
     file.write_bytes(content)
@@ -30,22 +19,6 @@ def test_pages_of_a_mapped_file_leave_and_come_back(tmp_path: Path) -> None:
         memory.unread(file)
         assert resident(file) == 0
         assert mapped[:] == content
-
-
-@pytest.mark.skipif(memory.glibc() is None, reason="needs Linux with glibc")
-def test_pages_leave_while_a_file_is_read(tmp_path: Path) -> None:
-    file = tmp_path.resolve() / "weights.bin"
-    content = bytes(range(256)) * 2**12
-    file.write_bytes(content)
-    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        with memory.unread_meanwhile(file):
-            assert mapped[:] == content
-            end = monotonic() + 10
-            while resident(file) and monotonic() < end:
-                sleep(0.01)
-            assert resident(file) == 0
-            assert mapped[:] == content
-        assert resident(file) == 0
 
 
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from nvila_model.block_graph import Piece, SettledPiece
 from nvila_model.cache import Cache, KVCache
 from nvila_model.decode_buffers import DecodeBuffers
 from nvila_model.qwen2 import Block, RMSNorm, causal_mask
-from nvila_model.stack import Stack
+from nvila_model.stack import Stack, plain
 
 
 class GraphStack(Stack):
@@ -146,11 +146,6 @@ class GraphStack(Stack):
             table[:rows] = half.expand(batch, 1, length, -1).reshape(rows, -1)
             tables.append(table)
         return tables[0], tables[1], torch.arange(rows).view(batch, length)
-
-
-def plain(tensor: Tensor) -> bool:
-    """Whether a tensor has memory that graphs may read: not a fake one, and not while something is compiled."""
-    return not torch.compiler.is_compiling() and type(tensor) is Tensor
 
 
 def added(mask: Tensor | None, length: int, end: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from nvila_model.cache import Cache
@@ -27,3 +28,8 @@ class Stack(nn.Module, ABC):
         wanted: Tensor | None,
     ) -> Tensor:
         """As ``Qwen2``."""
+
+
+def plain(tensor: Tensor) -> bool:
+    """Whether a tensor has memory that graphs may read: not a fake one, and not while something is compiled."""
+    return not torch.compiler.is_compiling() and type(tensor) is Tensor

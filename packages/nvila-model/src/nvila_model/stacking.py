@@ -87,14 +87,13 @@ def stack_with_cache(llm: Qwen2, parts: list[Parts], alike: Alike) -> GraphStack
 
 def stateful_stack(llm: Qwen2, parts: list[Parts], kernel: str) -> StatefulStack:
     """Blocks, which are taken out of the list, in a graph of OpenVINO."""
-    with openvino_graph.Graph() as graph:
-        made = StatefulGraph(graph, llm, heads=parts[0].block.self_attn.heads, kernel=kernel)
-        while parts:
-            block = parts.pop(0)
-            made.append(block, norm=None if parts else llm.norm)
-            del block
-            give_back()
-        return StatefulStack(made.settled(), llm.norm)
+    made = StatefulGraph(openvino_graph.Graph(), llm, heads=parts[0].block.self_attn.heads, kernel=kernel)
+    while parts:
+        block = parts.pop(0)
+        made.append(block, norm=None if parts else llm.norm)
+        del block
+        give_back()
+    return StatefulStack(made.settled(), llm.norm)
 
 
 def shares(parts: list[Parts], kernel: str, most: float) -> Iterator[list[Parts]]:

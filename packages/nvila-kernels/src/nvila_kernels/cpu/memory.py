@@ -12,7 +12,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
@@ -21,8 +20,6 @@ at the heap's end from which they return."""
 LARGE, USUAL = 2**20, 2**25
 """Values of the first: while packing, and what glibc rises to at most of itself, with twice as much for the second.
 Once one of them was set it leaves both alone; the second would stay so low that every large result is new memory."""
-PAUSE = 0.002
-"""Seconds between two times that pages are returned: some megabytes are read meanwhile."""
 DONT_NEED = 4
 """The advice to ``madvise`` that pages may leave; those of a file come back from it when they are read."""
 
@@ -60,25 +57,6 @@ def unread(file: Path) -> None:
         if name == str(file.resolve()) and "w" not in access:
             start, end = (int(place, 16) for place in places.split("-"))
             library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), DONT_NEED)
-
-
-@contextmanager
-def unread_meanwhile(file: Path) -> Generator[None]:
-    """While something reads a file that is mapped, return its pages again and again; and once more at the end."""
-    done = Event()
-
-    def go_on() -> None:
-        while not done.wait(PAUSE):
-            unread(file)
-
-    thread = Thread(target=go_on, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        unread(file)
 
 
 def machine_memory(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> float:

@@ -1,30 +1,24 @@
 """Graphs of OpenVINO that are built here and run on torch's tensors.
 
-Weights go through a file, which the runtime maps: it packs them when a graph first runs and never lets go of what it
-has read, so what lay in memory would stay there twice. The file is in the user's folder, since the system's for
-temporary files may be memory; it has no name any more once a graph is ready, and no room on the disk at the program's
-end.
+Weights go through files: the runtime packs them when a graph first runs and never lets go of what it has read, so what
+lay in memory would stay there twice.
 
 All graphs share one pool of threads. A request runs on the thread that asks, which then takes part: handing it to
 another one costs a token a third of its time.
 """
 
 import importlib
-import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import Any, Self, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
-from nvila_kernels.cpu.folder import FOLDER, user_folder
-from nvila_kernels.cpu.memory import give_back, unread_meanwhile
+from nvila_kernels.cpu.mapped import MappedTensors
 
 OLDEST = (2026, 4)
 """The oldest release that was tried."""
@@ -32,7 +26,8 @@ REMEDY = "pip install 'nvila-kernels[cpu]'"
 KINDS = {torch.float32: "f32", torch.int32: "i32", torch.int64: "i64"}
 """OpenVINO's names for element types, which its operators take too."""
 TELEMETRY = "openvino_telemetry"
-FILE = "graph.xml"
+SMALL = 2**12
+"""Bytes of a constant up to which it stays in memory."""
 BLOCK = 32
 """Activations that share a scale where they become int8. With 128 a prompt takes three quarters of the time, and a
 token a tenth more."""
@@ -72,9 +67,9 @@ def operators() -> Any:
 def core() -> Any:
     """Where graphs are compiled: one for the whole process, which never lets go of it.
 
-    The first of a thread gives its signal handlers a stack, and takes it back when it goes. Of two that go in the order
-    in which they came the second puts back the first one's stack, which is gone, and the next signal that Python
-    handles, such as the end of a child, kills the process without a word (release 2026.4.1).
+    Each gives the thread that makes it a stack for signal handlers, and takes it back when it goes. Of two that go in
+    the order in which they came the second puts the first one's stack back, which is gone, and the next signal that
+    Python handles, such as the end of a child, kills the process without a word (release 2026.4.1).
     """
     return runtime().Core()
 
@@ -84,17 +79,27 @@ class Request:
 
     Args:
         request: of OpenVINO.
+        graph: whose request it is; its constants must not go before this.
     """
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Any, graph: "ReadyGraph") -> None:
         self.request = request
+        self.graph = graph
+        self.places: dict[str, tuple[int, torch.Size]] = {}
 
     def __call__(self, inputs: Sequence[Tensor], out: Tensor) -> None:
         """Tensors in the order in which the graph was told of them, contiguous and on the CPU."""
         for index, tensor in enumerate(inputs):
-            self.request.set_input_tensor(index, shared(tensor))
-        self.request.set_output_tensor(0, shared(out))
+            self.bind(self.request.set_input_tensor, index, f"input {index}", tensor)
+        self.bind(self.request.set_output_tensor, 0, "output", out)
         self.request.infer(share_outputs=True)
+
+    def bind(self, tell: Callable[[int, Any], None], index: int, name: str, tensor: Tensor) -> None:
+        """Tell the runtime where a tensor is, unless it is where it was."""
+        place = tensor.data_ptr(), tensor.shape
+        if self.places.get(name) != place:
+            tell(index, runtime().Tensor(tensor.detach().numpy(), shared_memory=True))
+            self.places[name] = place
 
     def keep(self, count: int, axis: int) -> None:
         """Forget the states behind the first ``count`` places of an axis."""
@@ -112,30 +117,24 @@ class ReadyGraph:
 
     Args:
         compiled: by OpenVINO.
+        tensors: its constants, which the runtime may read again.
     """
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, tensors: MappedTensors) -> None:
         self.compiled = compiled
+        self.tensors = tensors
 
     def request(self) -> Request:
-        return Request(self.compiled.create_infer_request())
+        return Request(self.compiled.create_infer_request(), self)
 
 
 class Graph:
-    """A graph in the making, and the folder of its file."""
+    """A graph in the making. Large constants go to files."""
 
     def __init__(self) -> None:
         self.inputs: list[Any] = []
         self.stores: list[Any] = []
-        self.arrays: list[Any] = []
-        user_folder().mkdir(parents=True, exist_ok=True)
-        self.folder = TemporaryDirectory(prefix="graph", dir=user_folder(), ignore_cleanup_errors=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.folder.cleanup()
+        self.tensors = MappedTensors()
 
     def read(self, name: str, sizes: Sizes, dtype: torch.dtype = torch.float32) -> Any:
         """An input; returns its node."""
@@ -145,14 +144,23 @@ class Graph:
         return self.inputs[-1]
 
     def hold(self, tensor: Tensor) -> Any:
-        """A constant of the graph."""
-        return operators().constant(tensor.detach().contiguous().numpy())
+        """A constant of the graph. Raises: OSError if the disk has no room for it."""
+        if tensor.nbytes <= SMALL:
+            return operators().constant(tensor.detach().contiguous().numpy())
+        return self.kept(tensor.detach(), tensor.shape, KINDS[tensor.dtype])
 
     def hold_int4(self, pairs: Tensor, sizes: Sizes) -> Any:
-        """A constant of 4-bit values without sign, two in a byte, the first in its lower half."""
+        """A constant of 4-bit values without sign, two in a byte, the first in its lower half.
+
+        Raises: OSError if the disk has no room for it.
+        """
+        return self.kept(pairs, sizes, "u4")
+
+    def kept(self, tensor: Tensor, sizes: Sizes, kind: str) -> Any:
+        """A constant in a file."""
         openvino = runtime()
-        self.arrays.append(pairs.contiguous().numpy())  # the tensor is a view of it
-        return operators().constant(openvino.Tensor(self.arrays[-1], openvino.Shape(list(sizes)), openvino.Type.u4))
+        kept = self.tensors.keep(tensor).numpy()
+        return operators().constant(openvino.Tensor(kept, openvino.Shape(list(sizes)), getattr(openvino.Type, kind)))
 
     def recall(self, name: str, first: Any, sizes: Sizes) -> Any:
         """What was stored by this name in the last run of a request, float32; ``first`` in the first run."""
@@ -171,26 +179,13 @@ class Graph:
             first, out: what a first run reads, by the order of inputs, and writes; the runtime packs weights there.
             int8_activations: whether products with 4-bit weights may round activations, where the processor has an
                 instruction for sums of such products.
-
-        Raises: OSError if the disk has no room for the weights.
         """
-        openvino = runtime()
-        path = Path(self.folder.name) / FILE
-        needed, free = sum(array.nbytes for array in self.arrays), shutil.disk_usage(path.parent).free
-        if needed > free:
-            raise OSError(
-                f"weights of {needed / 2**20:.0f} MiB pass through {path.parent.parent}, where {free / 2**20:.0f} MiB "
-                f"are free: make room, or let {FOLDER} name another folder"
-            )
-        openvino.save_model(openvino.Model([operators().result(result)], self.stores, self.inputs), path, False)
+        model = runtime().Model([operators().result(result)], self.stores, self.inputs)
         self.inputs, self.stores = [], []
-        self.arrays.clear()
-        give_back()
-        read = core().read_model(path)
-        made = ReadyGraph(core().compile_model(read, "CPU", settings(int8_activations)))
-        with unread_meanwhile(path.with_suffix(".bin")):
+        self.tensors.close()
+        with self.tensors.unread_meanwhile():
+            made = ReadyGraph(core().compile_model(model, "CPU", settings(int8_activations)), self.tensors)
             made.request()(first, out)
-        del read  # it held the file in its place until now: what came there instead would have lost its pages
         return made
 
 
@@ -204,9 +199,3 @@ def settings(int8_activations: bool) -> Mapping[str, Any]:
         "KV_CACHE_PRECISION": "f16",
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(BLOCK if int8_activations else 0),
     }
-
-
-def shared(tensor: Tensor) -> Any:
-    """The memory of a tensor, as one of OpenVINO's."""
-    openvino = runtime()
-    return openvino.Tensor(tensor.detach().numpy(), shared_memory=True)

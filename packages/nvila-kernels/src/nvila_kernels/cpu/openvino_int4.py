@@ -47,12 +47,12 @@ def product(graph: Graph, x: Any, codes: Int4Codes, bias: Tensor | None = None) 
 def join(weights: Sequence[Codes], *, int8_activations: bool) -> Run:
     """One graph that sums the products with some weights of one shape."""
     n, k = weights[0].codes.shape
-    with Graph() as graph:
-        x = graph.read("x", (-1, k))
-        out, *others = [product(graph, x, cast(Int4Codes, codes)) for codes in weights]
-        for other in others:
-            out = operators().add(out, other)
-        ready = graph.ready(out, [torch.zeros(1, k)], torch.empty(1, n), int8_activations=int8_activations)
+    graph = Graph()
+    x = graph.read("x", (-1, k))
+    out, *others = [product(graph, x, cast(Int4Codes, codes)) for codes in weights]
+    for other in others:
+        out = operators().add(out, other)
+    ready = graph.ready(out, [torch.zeros(1, k)], torch.empty(1, n), int8_activations=int8_activations)
 
     def run(x: Tensor) -> Tensor:
         out = x.new_empty(x.shape[0], n)
