@@ -103,6 +103,13 @@ def test_a_graph_is_held_by_what_it_takes_in_a_graph() -> None:
     assert found == Alike(kernel=names[0], prompts={})
 
 
+def test_a_graph_takes_no_longer_than_a_product_alone() -> None:
+    """Where it was measured beside other programs it seems to."""
+    disturbed = {"decode": table(nbits=3.0, torch4=5.0), "prefill": table(nbits=250.0, torch4=700.0)}
+    found = choose_alike([SHAPE], {SHAPE: FOUND}, [NBITS, "torch int4"], graphs={SHAPE: disturbed}, saved=0.0)
+    assert found == Alike(kernel=NBITS, prompts={})
+
+
 def test_a_graph_that_keeps_its_states_reads_prompts_itself() -> None:
     """Another kernel would read them faster, and memory would allow it."""
     found = FOUND | {"decode": table(nbits=1.0, torch4=9.0)}
@@ -219,6 +226,23 @@ def test_a_shape_is_measured_again_when_there_is_another_kernel(cache_folder: Pa
     del known[machine()][str(shape)]["torch int4"]
     (cache_folder / "cpu.json").write_text(json.dumps(known))
     assert Timings(cache_folder / "cpu.json").of(shape).keys() == names
+
+
+def test_a_full_disk_is_forgotten(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(codes: Codes) -> Run:
+        raise OSError("no room")
+
+    kernel = Kernel(name="full", bits=4, activations="float32", bytes=lambda *_: 0.0, pack=full)
+    shape = Shape(rows=1, k=64, n=9, group=32)
+    with monkeypatch.context() as patched:
+        patched.setattr("nvila_kernels.cpu.cache.candidates", lambda bits: candidates(bits) | {"full": kernel})
+        full_disk = Timings(cache_folder / "cpu.json")
+        found = full_disk.of(shape)
+        assert found["full"] == Measurement(refused="no room", lasting=False)
+        patched.setattr("nvila_kernels.cpu.cache.measure", lambda *_: pytest.fail("measured again"))
+        assert full_disk.of(shape) == found
+    assert not (cache_folder / "cpu.json").exists()
+    assert Timings(cache_folder / "cpu.json").of(shape).keys() == candidates(4).keys()
 
 
 @pytest.mark.parametrize(

@@ -38,11 +38,13 @@ class Measurement:
         seconds: of the best run; None if it was not run.
         error: ``|y - y'| / |y|`` against the reference backend; None if it was not run.
         refused: why it may not be chosen; None if it may.
+        lasting: whether that will be so tomorrow; a full disk may not be.
     """
 
     seconds: float | None = None
     error: float | None = None
     refused: str | None = None
+    lasting: bool = True
 
 
 def sample(shape: Shape) -> tuple[Codes, Tensor, Tensor]:
@@ -111,7 +113,8 @@ def measure_one(
             run = kernel.pack(weights[0]) if kernel.join is None or len(weights) == 1 else kernel.join(weights)
             out = run(x)
     except (OSError, RuntimeError, ValueError) as error:
-        return Measurement(refused=str(error).strip().partition("\n")[0]), None
+        reason = str(error).strip().partition("\n")[0]
+        return Measurement(refused=reason, lasting=not isinstance(error, OSError)), None
     error = float(((out - exact).square().sum() / exact.square().sum()).sqrt())
     seconds = float("inf")
     for done in range(RUNS):
