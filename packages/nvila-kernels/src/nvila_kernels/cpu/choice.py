@@ -134,7 +134,9 @@ def choose_alike(
 
 
 def in_graphs(graphs: Found, alone: Found) -> Found:
-    """What was measured in graphs, at most what kernels take alone: another program may have disturbed one of the two."""
+    """What was measured in graphs, and at most what kernels take alone: other programs may have disturbed one of the
+    two.
+    """
 
     def least(each: Measurement, other: Measurement | None) -> Measurement:
         if each.refused is not None or other is None or each.seconds is None or other.seconds is None:
