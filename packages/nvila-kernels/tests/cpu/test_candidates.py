@@ -142,6 +142,7 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     def absent(name: str) -> str:
         raise PackageNotFoundError(name)
 
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setattr(openvino_graph, "version", absent)
     assert FOUR["OpenVINO"].missing() == "openvino not installed: pip install 'nvila-kernels[cpu]'"
 
@@ -152,6 +153,7 @@ def test_what_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert FOUR["onnxruntime MatMulNBits"].missing() == (
         "onnxruntime 1.31.2 is older than 1.32: pip install 'nvila-kernels[cpu]'"
     )
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setattr(openvino_graph, "version", lambda name: "2026.3.2")
     assert FOUR["OpenVINO"].missing() == "openvino 2026.3.2 is older than 2026.4: pip install 'nvila-kernels[cpu]'"
 

@@ -19,10 +19,9 @@ from nvila_kernels.quantization import Int4Codes
 
 def missing() -> str | None:
     """Why 4 bits cannot be multiplied here; None if they can."""
-    reason = openvino_graph.missing()
-    if reason is None and not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         return "OpenVINO keeps weights in 4 bits on processors with AVX2 only"
-    return reason
+    return openvino_graph.missing()
 
 
 def product(graph: Graph, x: Any, codes: Int4Codes, bias: Tensor | None = None) -> Any:
