@@ -73,7 +73,10 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     from nvila_kernels import Int4Linear
     from nvila_kernels.cpu import Shape, settle_
     from nvila_kernels.cpu.choice import layer_bytes
-    from nvila_kernels.cpu.memory import apart
+    from nvila_kernels.cpu.matmul_nbits import ACCURACY
+    from nvila_kernels.cpu.memory import apart, give_back
+    from nvila_kernels.cpu.openvino_int4 import INT8_ACTIVATIONS
+    from nvila_kernels.cpu.settle import chosen_alike
     from nvila_kernels.policy import linear_layers
     from nvila_model.prefill import prefill
     from nvila_model.qwen2 import Qwen2
@@ -81,8 +84,10 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     from nvila_model.stateful_stack import StatefulStack
     from nvila_model.vocabulary import StoredEmbedding
 
-    shapes = ((WIDTH, WIDTH + 2 * KV_HEADS * WIDTH // HEADS), (WIDTH, WIDTH), (WIDTH, 2 * MLP), (MLP, WIDTH))
-    settle_(nn.Sequential(*(Int4Linear(k, n, group_size=GROUP) for k, n in shapes)))  # measured before memory counts
+    sizes = ((WIDTH, WIDTH + 2 * KV_HEADS * WIDTH // HEADS), (WIDTH, WIDTH), (WIDTH, 2 * MLP), (MLP, WIDTH))
+    shapes = [Shape(rows=1, k=k, n=n, group=GROUP) for k, n in sizes]
+    chosen_alike(shapes, list(ACCURACY), whole=list(INT8_ACTIVATIONS), saved=0.0)  # measured before memory counts
+    settle_(nn.Sequential(*(Int4Linear(k, n, group_size=GROUP) for k, n in sizes)))
     screened(torch.randn(8192, WIDTH))(torch.ones(1, WIDTH))
     with torch.device("meta"):
         model = Qwen2(
@@ -90,6 +95,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
             tied=True, rope_theta=THETA,
         )  # fmt: skip
     gc.collect()
+    give_back()
     before = memory("VmRSS")
     table = torch.empty(VOCABULARY, WIDTH, dtype=torch.bfloat16)
     fill(table)
@@ -136,6 +142,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def transformers_model(options: argparse.Namespace, dtype: torch.dtype) -> dict[str, Any]:
+    from nvila_kernels.cpu.memory import give_back
     from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
     config = Qwen2Config(
@@ -146,6 +153,7 @@ def transformers_model(options: argparse.Namespace, dtype: torch.dtype) -> dict[
     with torch.device("meta"):
         model = Qwen2ForCausalLM(config).to(dtype).eval()
     gc.collect()
+    give_back()
     before = memory("VmRSS")
     model.to_empty(device="cpu")
     model.tie_weights()
