@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from threading import Lock
 from types import ModuleType
 from typing import Any, TypeAlias, cast
 
@@ -29,8 +30,7 @@ TELEMETRY = "openvino_telemetry"
 SMALL = 2**12
 """Bytes of a constant up to which it stays in memory."""
 BLOCK = 32
-"""Activations that share a scale where they become int8. With 128 a prompt takes three quarters of the time, and a
-token a tenth more."""
+"""Activations that share a scale where they become int8. With larger blocks prompts are faster and tokens slower."""
 
 Sizes: TypeAlias = Sequence[int]
 """A shape; -1 for a size that is known when the graph runs."""
@@ -125,7 +125,18 @@ class ReadyGraph:
         self.tensors = tensors
 
     def request(self) -> Request:
+        """For one thread at a time."""
         return Request(self.compiled.create_infer_request(), self)
+
+    def runner(self) -> Callable[[Sequence[Tensor], Tensor], None]:
+        """A graph without states, for any number of threads: they take turns."""
+        request, lock = self.request(), Lock()
+
+        def run(inputs: Sequence[Tensor], out: Tensor) -> None:
+            with lock:
+                request(inputs, out)
+
+        return run
 
 
 class Graph:

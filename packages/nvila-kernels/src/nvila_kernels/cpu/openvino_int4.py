@@ -53,9 +53,11 @@ def join(weights: Sequence[Codes], *, int8_activations: bool) -> Run:
         out = operators().add(out, other)
     ready = graph.ready(out, [torch.zeros(1, k)], torch.empty(1, n), int8_activations=int8_activations)
 
+    multiply = ready.runner()
+
     def run(x: Tensor) -> Tensor:
         out = x.new_empty(x.shape[0], n)
-        ready.request()([x], out)
+        multiply([x], out)
         return out
 
     return run
