@@ -110,7 +110,8 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         for name, linear in linear_layers(block).items():
             layer = Int4Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, group_size=GROUP)
             layer.packed.random_(-(2**15), 2**15)
-            layer.scale_zero.fill_((int(torch.tensor(0.004, dtype=torch.float16).view(torch.int16)) << 16) | 8)
+            layer.scale_zero.random_(5, 12)  # zero points that differ, as those of trained weights do
+            layer.scale_zero += int(torch.tensor(0.004, dtype=torch.float16).view(torch.int16)) << 16
             weights += sum(tensor.nbytes for tensor in layer.buffers())
             block.set_submodule(name, layer)
         for name in ("input_layernorm", "post_attention_layernorm"):

@@ -29,8 +29,8 @@ KINDS = {torch.float32: "f32", torch.int32: "i32", torch.int64: "i64"}
 TELEMETRY = "openvino_telemetry"
 SMALL = 2**12
 """Bytes of a constant up to which it stays in memory."""
-BLOCK = 32
-"""Activations that share a scale where they become int8. With larger blocks prompts are faster and tokens slower."""
+BLOCK = 128
+"""Activations that share a scale where they become int8, at most."""
 
 Sizes: TypeAlias = Sequence[int]
 """A shape; -1 for a size that is known when the graph runs."""
@@ -140,9 +140,14 @@ class ReadyGraph:
 
 
 class Graph:
-    """A graph in the making. Large constants go to files."""
+    """A graph in the making. Large constants go to files.
+
+    Attributes:
+        block: activations that share a scale where they become int8; no more than weights may.
+    """
 
     def __init__(self) -> None:
+        self.block = BLOCK
         self.inputs: list[Any] = []
         self.stores: list[Any] = []
         self.tensors = MappedTensors()
@@ -191,22 +196,27 @@ class Graph:
             int8_activations: whether products with 4-bit weights may round activations, where the processor has an
                 instruction for sums of such products.
         """
+        block = self.block if int8_activations else 0
         model = runtime().Model([operators().result(result)], self.stores, self.inputs)
         self.inputs, self.stores = [], []
         self.tensors.close()
         with self.tensors.unread_meanwhile():
-            made = ReadyGraph(core().compile_model(model, "CPU", settings(int8_activations)), self.tensors)
+            made = ReadyGraph(core().compile_model(model, "CPU", settings(block)), self.tensors)
             made.request()(first, out)
         return made
 
 
-def settings(int8_activations: bool) -> Mapping[str, Any]:
-    """Of a compiled graph: torch's number of threads, and nothing in lower precision than it is asked to be."""
+def settings(block: int) -> Mapping[str, Any]:
+    """Of a compiled graph: torch's number of threads, and nothing in lower precision than it is asked to be.
+
+    Args:
+        block: activations that share a scale as int8; 0 if they must not become that.
+    """
     return {
         "NUM_STREAMS": "1",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "ENABLE_CPU_PINNING": False,
         "INFERENCE_PRECISION_HINT": "f32",
         "KV_CACHE_PRECISION": "f16",
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(BLOCK if int8_activations else 0),
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(block),
     }

@@ -1,10 +1,11 @@
 """OpenVINO's product with 4-bit weights, which it repacks for its processor.
 
-On processors that have an instruction for sums of 8-bit products, activations become int8 in blocks of 32; elsewhere,
+On processors that have an instruction for sums of 8-bit products, activations become int8, a group at a time; elsewhere,
 or if they may not be rounded, weights become float32 on the way.
 """
 
 from collections.abc import Sequence
+from math import gcd
 from typing import Any, cast
 
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor
 from nvila_kernels.cpu import openvino_graph
 from nvila_kernels.cpu.kernel import Activations, Codes, Kernel, Run
 from nvila_kernels.cpu.matmul_nbits import pairs
-from nvila_kernels.cpu.openvino_graph import BLOCK, Graph, operators
+from nvila_kernels.cpu.openvino_graph import Graph, operators
 from nvila_kernels.quantization import Int4Codes
+
+SMALLEST_BLOCK = 32
 
 
 def missing() -> str | None:
@@ -27,13 +30,14 @@ def missing() -> str | None:
 def product(graph: Graph, x: Any, codes: Int4Codes, bias: Tensor | None = None) -> Any:
     """``x @ weight.T + bias`` in a graph, of nodes.
 
-    Raises: ValueError for groups that do not fill the inputs, or into which blocks of activations do not fit.
+    Raises: ValueError for groups that do not fill the inputs, or that the runtime cannot cut into blocks.
     """
     n, k, group = codes.out_features, codes.in_features, codes.group_size
     if k % group:
         raise ValueError(f"{k} inputs are not whole groups of {group}")
-    if group % BLOCK:
-        raise ValueError(f"groups of {group}; it takes multiples of {BLOCK}")
+    if group % SMALLEST_BLOCK:
+        raise ValueError(f"groups of {group}; it takes multiples of {SMALLEST_BLOCK}")
+    graph.block = gcd(graph.block, group)  # a product of a block is scaled once, by both scales
     ops, groups = operators(), k // group
     values = ops.convert(graph.hold_int4(pairs(codes.codes, k), (n, groups, group)), "f32")
     zeros = codes.zero.reshape(1, -1)
