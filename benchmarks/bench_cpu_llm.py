@@ -88,7 +88,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     shapes = [Shape(rows=1, k=k, n=n, group=GROUP) for k, n in sizes]
     chosen_alike(shapes, list(ACCURACY), whole=list(INT8_ACTIVATIONS), saved=0.0)  # measured before memory counts
     settle_(nn.Sequential(*(Int4Linear(k, n, group_size=GROUP) for k, n in sizes)))
-    screened(torch.randn(8192, WIDTH))(torch.ones(1, WIDTH))
+    screened(torch.randn(2**15, WIDTH))(torch.ones(1, WIDTH))
     with torch.device("meta"):
         model = Qwen2(
             vocab_size=VOCABULARY, width=WIDTH, layers=options.layers, heads=HEADS, kv_heads=KV_HEADS, mlp_width=MLP,

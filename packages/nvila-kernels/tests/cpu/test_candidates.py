@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nvila_kernels.cpu import candidates, integers, openvino_graph
+from nvila_kernels.cpu import candidates, integers, openvino_graph, packed_int4
 from nvila_kernels.cpu.kernel import TOLERANCE, Kernel
 from nvila_kernels.cpu.measurement import measure, rolled, sample
 from nvila_kernels.cpu.shape import Shape
@@ -118,6 +118,16 @@ def test_a_pair_of_one_sign_is_what_counts() -> None:
     assert integers.largest_pair(-codes) == 127
     assert integers.largest_pair(torch.tensor([[100, 27], [-128, -128]], dtype=torch.int8)) == 256
     assert integers.largest_pair(torch.zeros(2, 3, dtype=torch.int8)) == 1
+
+
+def test_outputs_may_be_packed_at_many_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = FOUR["torch int4"]
+    if reason := kernel.missing():
+        pytest.skip(reason)
+    codes, x, _ = sample(Shape(rows=3, k=128, n=300, group=32))
+    whole = kernel.pack(codes)(x)
+    monkeypatch.setattr(packed_int4, "AT_ONCE", 128)
+    assert torch.equal(kernel.pack(codes)(x), whole)
 
 
 def test_unknown_groups_are_refused_by_name() -> None:

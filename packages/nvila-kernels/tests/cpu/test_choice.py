@@ -79,6 +79,15 @@ def test_outputs_that_are_not_measured_count_too() -> None:
     assert set(choose(wide, found).kernels.values()) == {"torch int4"}
 
 
+@pytest.mark.parametrize(
+    ("k", "n", "decode", "prefill"),
+    [(1536, 17920, 17920, 2048), (1536, 151936, 32768, 2048), (18944, 9000, 8192, 2048), (64, 128, 128, 128)],
+)
+def test_an_output_head_is_measured_by_more_than_a_layer(k: int, n: int, decode: int, prefill: int) -> None:
+    shape = Shape(rows=1, k=k, n=n, group=32)
+    assert (shape.at("decode").measured.n, shape.at("prefill").measured.n) == (decode, prefill)
+
+
 def test_one_kernel_for_several_layers_where_that_costs_less_than_it_saves() -> None:
     small = Shape(rows=1, k=64, n=64, group=32)
     found = {SHAPE: FOUND, small: {"decode": table(nbits=1.5, torch4=1.0), "prefill": table(nbits=1.0, torch4=1.0)}}

@@ -26,7 +26,7 @@ FEWEST, HOPELESS = 2, 5.0
 """A kernel that after so many runs takes this many times the best so far is not run again."""
 CLOSE = 3.0
 """Those that take at most so many times the best run again in turns: what disturbs a few runs in a row disturbs all."""
-SWEEP = 32 * 2**20
+SWEEP = 128 * 2**20
 """Bytes that are read to empty the cache."""
 
 

@@ -24,13 +24,13 @@ from nvila_kernels.cpu.mapped import MappedTensors
 OLDEST = (2026, 4)
 """The oldest release that was tried."""
 REMEDY = "pip install 'nvila-kernels[cpu]'"
-KINDS = {torch.float32: "f32", torch.int32: "i32", torch.int64: "i64"}
+KINDS = {torch.float32: "f32", torch.int32: "i32", torch.int64: "i64", torch.uint8: "u8"}
 """OpenVINO's names for element types, which its operators take too."""
 TELEMETRY = "openvino_telemetry"
 SMALL = 2**12
 """Bytes of a constant up to which it stays in memory."""
-BLOCK = 128
-"""Activations that share a scale where they become int8, at most."""
+BLOCK = 32
+"""Activations that share a scale where they become int8, at most. With more prompts are faster and tokens slower."""
 
 Sizes: TypeAlias = Sequence[int]
 """A shape; -1 for a size that is known when the graph runs."""

@@ -1,6 +1,6 @@
 """OpenVINO's product with 4-bit weights, which it repacks for its processor.
 
-On processors that have an instruction for sums of 8-bit products, activations become int8, a group at a time; elsewhere,
+On processors that have an instruction for sums of 8-bit products, activations become int8 by groups; elsewhere,
 or if they may not be rounded, weights become float32 on the way.
 """
 
@@ -40,8 +40,7 @@ def product(graph: Graph, x: Any, codes: Int4Codes, bias: Tensor | None = None) 
     graph.block = gcd(graph.block, group)  # a product of a block is scaled once, by both scales
     ops, groups = operators(), k // group
     values = ops.convert(graph.hold_int4(pairs(codes.codes, k), (n, groups, group)), "f32")
-    zeros = codes.zero.reshape(1, -1)
-    zero = ops.convert(graph.hold_int4(pairs(zeros, n * groups + n * groups % 2), (n, groups, 1)), "f32")
+    zero = ops.convert(graph.hold(codes.zero[..., None]), "f32")  # from 4 bits a token takes longer
     scaled = ops.multiply(ops.subtract(values, zero), graph.hold(codes.scale.float()[..., None]))
     out = ops.matmul(x, ops.reshape(scaled, graph.hold(torch.tensor([n, k])), False), False, True)
     return out if bias is None else ops.add(out, graph.hold(bias.float()))
@@ -76,8 +75,8 @@ def kernel(name: str, activations: Activations) -> Kernel:
 
 
 def size(n: int, k: int, group: int) -> float:
-    """Codes, a float32 scale and half a byte of zero point a group."""
-    return n * k * (0.5 + 4.5 / group)
+    """Codes, a float32 scale and a byte of zero point a group."""
+    return n * k * (0.5 + 5 / group)
 
 
 OPENVINO_INT8 = kernel("OpenVINO int8", "int8")

@@ -13,6 +13,8 @@ from nvila_kernels.quantization import Int4Codes, pad_features
 GROUPS = (32, 64, 128, 256)
 COLUMNS = 16
 """Outputs come in multiples of it."""
+AT_ONCE = 4096
+"""Outputs that are packed at a time, whole blocks of the operator: it takes codes of four bytes."""
 
 
 def pack(codes: Codes) -> Run:
@@ -24,8 +26,9 @@ def pack(codes: Codes) -> Run:
     if k % group:
         raise ValueError(f"{k} inputs are not whole groups of {group}")
     rows = -n % COLUMNS
-    padded = torch.nn.functional.pad(codes.codes, (0, 0, 0, rows)).to(torch.int32)
-    words = torch.ops.aten._convert_weight_to_int4pack_for_cpu(padded, 1)
+    padded = torch.nn.functional.pad(codes.codes, (0, 0, 0, rows))
+    convert = torch.ops.aten._convert_weight_to_int4pack_for_cpu
+    words = torch.cat([convert(padded[at : at + AT_ONCE].to(torch.int32), 1) for at in range(0, len(padded), AT_ONCE)])
     scale, zero = codes.scale.float(), codes.zero.float()
     pairs = torch.stack([scale, (8 - zero) * scale], dim=-1).transpose(0, 1)  # the operator counts from code 8
     pairs = torch.nn.functional.pad(pairs, (0, 0, 0, rows)).to(torch.bfloat16).contiguous()

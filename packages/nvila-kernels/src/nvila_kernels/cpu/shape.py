@@ -16,7 +16,11 @@ DECODE_ROWS = 16
 COPIES = 4
 """Weights that are measured in one graph."""
 COLUMNS: dict[Phase, int] = {"decode": 8192, "prefill": 2048}
-"""Outputs that are measured; more take proportionally longer. Of one row, fewer would time the call alone."""
+"""Outputs that are measured at least; more take proportionally longer."""
+WEIGHTS: dict[Phase, int] = {"decode": 48 * 2**20, "prefill": 0}
+"""More outputs are, up to so many weights. What a call costs of its own counts little in an output head."""
+STEP = 1024
+"""They are so many times a whole number: libraries have paths of their own for what is left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +47,8 @@ class Shape:
     @property
     def measured(self) -> "Shape":
         """The shape whose times stand for this one's."""
-        return replace(self, rows=ROWS[self.phase], n=min(self.n, COLUMNS[self.phase]))
+        most = max(COLUMNS[self.phase], WEIGHTS[self.phase] // self.k // STEP * STEP)
+        return replace(self, rows=ROWS[self.phase], n=min(self.n, most))
 
     def at(self, phase: Phase) -> "Shape":
         """The same weight with the rows of a phase."""
