@@ -17,7 +17,7 @@ from nvila_kernels.cpu.prepared import Prepared
 from nvila_kernels.cpu.shape import PHASES
 from torch import Tensor
 
-from nvila_model.block_graph import Parts, codes_of, packed_bytes
+from nvila_model.block_graph import Parts, codes_of, halves, packed_bytes
 from nvila_model.qwen2 import Qwen2, RMSNorm, rotary_frequencies
 from nvila_model.states import POSITIONS, request_of
 
@@ -92,8 +92,7 @@ class StatefulGraph:
             attended, x = self.asked_for(attended, self.heads * self.head_dim), self.asked_for(x, self.width)
         x = self.ops.add(self.product(attended, block.o), x)
         normed = self.normed(x, block.mlp_norm)
-        width = block.down.in_features
-        gate, up = self.split(self.product(normed, block.gate_up), width, width)
+        gate, up = (product(self.graph, normed, half) for half in halves(block.gate_up))
         x = self.ops.add(self.product(self.ops.multiply(self.ops.swish(gate), up), block.down), x)
         self.x = x if norm is None else self.normed(x, norm)
         self.depth += 1
@@ -102,7 +101,8 @@ class StatefulGraph:
         """What the heads give, side by side."""
         ops, dim = self.ops, self.head_dim
         joined = self.product(self.normed(self.x, block.attention_norm), block.qkv)
-        queries, keys, values = self.split(joined, self.heads * dim, self.kv_heads * dim, self.kv_heads * dim)
+        sizes = self.numbers(self.heads * dim, self.kv_heads * dim, self.kv_heads * dim)
+        queries, keys, values = ops.variadic_split(joined, self.number(2), sizes).outputs()
         q = self.rotated(self.headed(queries, self.heads))
         k = self.stored("keys", self.rotated(self.headed(keys, self.kv_heads)))
         v = self.stored("values", self.headed(values, self.kv_heads))
@@ -110,9 +110,6 @@ class StatefulGraph:
         attended = ops.scaled_dot_product_attention(q, k, v, self.added, scale)
         together = ops.transpose(attended, self.numbers(0, 2, 1, 3))
         return ops.reshape(together, self.numbers(0, 0, self.heads * dim), True)
-
-    def split(self, x: Any, *widths: int) -> Any:
-        return self.ops.variadic_split(x, self.number(-1), self.numbers(*widths)).outputs()
 
     def headed(self, x: Any, heads: int) -> Any:
         """``[b, t, heads * d]`` -> ``[b, heads, t, d]``."""
