@@ -9,7 +9,7 @@ import ctypes.util
 import os
 import platform
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,22 +20,36 @@ at the heap's end from which they return."""
 LARGE, USUAL = 2**20, 2**25
 """Values of the first: while packing, and what glibc rises to at most of itself, with twice as much for the second.
 Once one of them was set it leaves both alone; the second would stay so low that every large result is new memory."""
+thresholds = [USUAL]
+"""Of all who set the first, the last one's at the end."""
 DONT_NEED = 4
 """The advice to ``madvise`` that pages may leave; those of a file come back from it when they are read."""
 
 
-@contextmanager
-def apart() -> Generator[None]:
+def apart() -> AbstractContextManager[None]:
     """While this lasts, large blocks lie apart from the heap. It is slower: each is new to the process."""
+    return mapped_from(LARGE)
+
+
+def together() -> AbstractContextManager[None]:
+    """While this lasts, all but the largest blocks lie in the heap, where several share a large page."""
+    return mapped_from(USUAL)
+
+
+@contextmanager
+def mapped_from(size: int) -> Generator[None]:
+    """While this lasts, blocks of so many bytes and more come from the system by themselves."""
     library = glibc()
     if library is None:
         yield
         return
-    library.mallopt(MMAP_THRESHOLD, LARGE)
+    thresholds.append(size)
+    library.mallopt(MMAP_THRESHOLD, size)
     try:
         yield
     finally:
-        library.mallopt(MMAP_THRESHOLD, USUAL)
+        thresholds.pop()
+        library.mallopt(MMAP_THRESHOLD, thresholds[-1])
         library.mallopt(TRIM_THRESHOLD, 2 * USUAL)
         library.malloc_trim(0)
 

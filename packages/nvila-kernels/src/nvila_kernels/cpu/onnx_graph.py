@@ -18,6 +18,7 @@ from typing import Any, Self, TypeAlias
 import torch
 from torch import Tensor
 
+from nvila_kernels.cpu.large_pages import in_large_pages
 from nvila_kernels.cpu.memory import unread
 
 OLDEST = (1, 32)
@@ -164,7 +165,8 @@ class Graph:
         model.ir_version = IR_VERSION
         path = Path(self.folder.name) / "graph.onnx"
         path.write_bytes(model.SerializeToString())
-        made = session(path)
+        with in_large_pages():
+            made = session(path)
         unread(path.with_name(WEIGHTS))  # the runtime keeps scales mapped that it has packed
         return ReadyGraph(made)
 

@@ -19,7 +19,9 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor
 
+from nvila_kernels.cpu.large_pages import in_large_pages
 from nvila_kernels.cpu.mapped import MappedTensors
+from nvila_kernels.cpu.memory import together
 
 OLDEST = (2026, 4)
 """The oldest release that was tried."""
@@ -200,7 +202,8 @@ class Graph:
         model = runtime().Model([operators().result(result)], self.stores, self.inputs)
         self.inputs, self.stores = [], []
         self.tensors.close()
-        with self.tensors.unread_meanwhile():
+        # memory is bound to a node block by block, which parts what is not in the heap
+        with in_large_pages(), self.tensors.unread_meanwhile(), together():
             made = ReadyGraph(core().compile_model(model, "CPU", settings(block)), self.tensors)
             made.request()(first, out)
         return made
