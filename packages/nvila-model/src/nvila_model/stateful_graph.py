@@ -93,9 +93,14 @@ class StatefulGraph:
         x = self.ops.add(self.product(attended, block.o), x)
         normed = self.normed(x, block.mlp_norm)
         gate, up = (product(self.graph, normed, half) for half in halves(block.gate_up))
-        x = self.ops.add(self.product(self.ops.multiply(self.ops.swish(gate), up), block.down), x)
+        x = self.ops.add(self.product(self.gated(gate, up), block.down), x)
         self.x = x if norm is None else self.normed(x, norm)
         self.depth += 1
+
+    def gated(self, gate: Any, up: Any) -> Any:
+        """``silu(gate) * up``, in an order in which the runtime does not take SiLU into the product before, where it is
+        five times as slow."""
+        return self.ops.multiply(self.ops.multiply(self.ops.sigmoid(gate), up), gate)
 
     def attention(self, block: Parts) -> Any:
         """What the heads give, side by side."""
