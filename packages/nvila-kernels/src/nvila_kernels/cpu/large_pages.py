@@ -8,9 +8,8 @@ import ctypes
 import mmap
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
-
-import torch
 
 from nvila_kernels.cpu.memory import give_back, glibc
 
@@ -34,7 +33,7 @@ def in_large_pages() -> Generator[None]:
     before = set(filled(size))
     yield
     for start, count in runs(place for place in filled(size) if place not in before):
-        # what cannot be moved stays where it is
+        # where it cannot be moved it is read as before, only slower
         glibc().madvise(ctypes.c_void_p(start * size), ctypes.c_size_t(count * size), COLLAPSE)
 
 
@@ -51,30 +50,25 @@ def filled(size: int) -> Iterator[int]:
 
     Where some are not, a large page would take more than is used.
     """
-    library = glibc()
+    library, pages = glibc(), size // PAGE
     for line in MAPS.read_text().splitlines():
-        addresses, access, _, _, file, *_ = line.split(maxsplit=5)
-        if access != "rw-p" or file != "0":
+        addresses, access, _, _, inode, *_ = line.split(maxsplit=5)
+        if access != "rw-p" or inode != "0":
             continue
         start, end = (int(address, 16) for address in addresses.split("-"))
         first, behind = -(-start // size), end // size
         if first >= behind:
             continue
-        present = torch.empty(behind - first, size // PAGE, dtype=torch.uint8)
-        length = ctypes.c_size_t((behind - first) * size)
-        if library.mincore(ctypes.c_void_p(first * size), length, ctypes.c_void_p(present.data_ptr())) == 0:
-            yield from (first + (present & 1).all(1).nonzero().flatten()).tolist()
+        present = ctypes.create_string_buffer((behind - first) * pages)
+        if library.mincore(ctypes.c_void_p(first * size), ctypes.c_size_t((behind - first) * size), present) == 0:
+            told = present.raw
+            for place in range(behind - first):
+                if told.count(1, place * pages, (place + 1) * pages) == pages:
+                    yield first + place
 
 
 def runs(places: Iterable[int]) -> Iterator[tuple[int, int]]:
     """Ascending numbers -> the first of each run without a gap, and how many it has."""
-    start = count = 0
-    for place in places:
-        if count and place == start + count:
-            count += 1
-            continue
-        if count:
-            yield start, count
-        start, count = place, 1
-    if count:
-        yield start, count
+    for _, run in groupby(enumerate(places), lambda each: each[1] - each[0]):
+        numbers = [number for _, number in run]
+        yield numbers[0], len(numbers)

@@ -40,7 +40,7 @@ def product(graph: Graph, x: Any, codes: Int4Codes, bias: Tensor | None = None) 
     graph.block = gcd(graph.block, group)  # a product of a block is scaled once, by both scales
     ops, groups = operators(), k // group
     values = ops.convert(graph.hold_int4(pairs(codes.codes, k), (n, groups, group)), "f32")
-    zero = ops.convert(graph.hold(codes.zero[..., None]), "f32")  # from 4 bits a token takes longer
+    zero = ops.convert(graph.hold(codes.zero[..., None]), "f32")
     scaled = ops.multiply(ops.subtract(values, zero), graph.hold(codes.scale.float()[..., None]))
     out = ops.matmul(x, ops.reshape(scaled, graph.hold(torch.tensor([n, k])), False), False, True)
     return out if bias is None else ops.add(out, graph.hold(bias.float()))
