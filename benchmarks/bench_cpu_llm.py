@@ -75,18 +75,17 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     from nvila_kernels.cpu.choice import layer_bytes
     from nvila_kernels.cpu.matmul_nbits import ACCURACY
     from nvila_kernels.cpu.memory import apart, give_back
-    from nvila_kernels.cpu.openvino_int4 import INT8_ACTIVATIONS
+    from nvila_kernels.cpu.numba_int4 import NUMBA_INT8
     from nvila_kernels.cpu.settle import chosen_alike
     from nvila_kernels.policy import linear_layers
     from nvila_model.prefill import prefill
     from nvila_model.qwen2 import Qwen2
     from nvila_model.settled import screened, settle_language
-    from nvila_model.stateful_stack import StatefulStack
     from nvila_model.vocabulary import StoredEmbedding
 
     sizes = ((WIDTH, WIDTH + 2 * KV_HEADS * WIDTH // HEADS), (WIDTH, WIDTH), (WIDTH, 2 * MLP), (MLP, WIDTH))
     shapes = [Shape(rows=1, k=k, n=n, group=GROUP) for k, n in sizes]
-    chosen_alike(shapes, list(ACCURACY), whole=list(INT8_ACTIVATIONS), saved=0.0)  # measured before memory counts
+    chosen_alike(shapes, list(ACCURACY), whole=[NUMBA_INT8.name], saved=0.0)  # measured before memory counts
     settle_(nn.Sequential(*(Int4Linear(k, n, group_size=GROUP) for k, n in sizes)))
     screened(torch.randn(2**15, WIDTH))(torch.ones(1, WIDTH))
     with torch.device("meta"):
@@ -122,7 +121,6 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     for each in settled:
         kernels |= {f"{phase}: {kernel}" for phase, kernel in each.choice.kernels.items()}
     cache = model.cache(1, options.prompt + options.answer)
-    element = 2 if isinstance(model.stack, StatefulStack) else 4
     model.eval()
 
     def begin() -> Tensor:
@@ -138,7 +136,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         found = timed(begin, step, options.answer)
     packed = table.nbytes + cast(Any, model.lm_head).rough.prepared.choice.bytes
     packed += sum(each.choice.bytes for each in settled)
-    sizes = {"weights": weights, "packed": packed, "cache": cache_bytes(options, element)}
+    sizes = {"weights": weights, "packed": packed, "cache": cache_bytes(options, torch.float32.itemsize)}
     return {**found, **sizes, "peak": memory("VmHWM") - before, "kernels": sorted(kernels)}
 
 

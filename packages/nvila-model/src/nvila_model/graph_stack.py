@@ -11,7 +11,7 @@ may stand beside the graphs and read prompts into the same cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 from weakref import WeakKeyDictionary
 
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from nvila_model.block_graph import Piece, SettledPiece
 from nvila_model.cache import Cache, KVCache
 from nvila_model.decode_buffers import DecodeBuffers
-from nvila_model.qwen2 import Block, RMSNorm, causal_mask
+from nvila_model.prompt_blocks import Angles, PromptBlocks
+from nvila_model.qwen2 import RMSNorm, causal_mask
 from nvila_model.stack import Stack, plain
 
 
@@ -34,7 +35,7 @@ class GraphStack(Stack):
         norm: the same norm.
         kv_heads, head_dim: of keys and values.
         angles: of positions, as ``Qwen2`` makes them.
-        prompts: the same blocks in torch, which read what has more rows than decoding; empty if graphs do.
+        prompts: the same blocks in torch, which read what has more rows than decoding; None if graphs do.
 
     Shapes: those of ``Qwen2``.
     """
@@ -46,12 +47,12 @@ class GraphStack(Stack):
         *,
         kv_heads: int,
         head_dim: int,
-        angles: Callable[[Tensor], tuple[Tensor, Tensor]],
-        prompts: Sequence[Block] = (),
+        angles: Angles,
+        prompts: PromptBlocks | None = None,
     ) -> None:
         super().__init__()
         self.graphs = nn.ModuleList(graphs)
-        self.prompts = nn.ModuleList(prompts)
+        self.prompts = prompts
         self.norm = norm
         self.kv_heads, self.head_dim = kv_heads, head_dim
         self.angles = angles
@@ -75,13 +76,14 @@ class GraphStack(Stack):
         stored = cast(KVCache | None, cache)
         if stored is not None:
             stored.take(batch)
-        many = bool(self.prompts) and batch * length > DECODE_ROWS
-        if not many and stored is not None and length == 1 and wanted is None and plain(embeds):
+        if self.prompts is not None and batch * length > DECODE_ROWS:
+            return self.prompts(embeds, positions, mask, stored, wanted)
+        if stored is not None and length == 1 and wanted is None and plain(embeds):
             return self.step(embeds, positions, mask, stored)
         if positions is None:
             start = 0 if stored is None else stored.length
             positions = torch.arange(start, start + length)[None]
-        return (self.read if many else self.run)(embeds, positions, mask, stored, wanted)
+        return self.run(embeds, positions, mask, stored, wanted)
 
     def step(self, embeds: Tensor, positions: Tensor | None, mask: Tensor | None, cache: KVCache) -> Tensor:
         """One new position a row."""
@@ -112,16 +114,6 @@ class GraphStack(Stack):
             layers = layers[piece.depth :]
         states = states.to(embeds.dtype)
         return states.view(embeds.shape) if wanted is None else states
-
-    def read(
-        self, embeds: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None, wanted: Tensor | None
-    ) -> Tensor:
-        """What the blocks in torch make of a prompt."""
-        states, angles = embeds.float(), self.angles(positions)
-        last = len(self.prompts) - 1
-        for index, block in enumerate(self.prompts):
-            states = block(states, angles, mask, cache, index, wanted if index == last else None)
-        return self.norm(states).to(embeds.dtype)
 
     def cache(self, batch: int, length: int) -> KVCache:
         return self.layers_of_cache(sum(piece.depth for piece in self.pieces), batch, length)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from nvila_model.joined import join_
 from nvila_model.nvila import NVILA
 from nvila_model.qwen2 import Qwen2
-from nvila_model.stacking import graph_stack
+from nvila_model.stacking import stack_of
 from nvila_model.vocabulary import ScreenedHead
 
 ROWS = 4096
@@ -68,7 +68,7 @@ def settle_language(llm: Qwen2, *, memory: float | None = None, int8_activations
     for block in llm.layers:
         join_(block)
         give_back()
-    llm.stack = graph_stack(llm, memory=memory, int8_activations=int8_activations)
+    llm.stack = stack_of(llm, memory=memory, int8_activations=int8_activations)
     if llm.stack is None:
         limit = MEMORY if memory is None else memory
         return list(settle_(llm, memory=limit, int8_activations=int8_activations))

@@ -1,33 +1,36 @@
-"""The blocks of a language model become a stack of graphs.
+"""The blocks of a language model become a stack: of compiled functions, or of graphs.
 
 A graph holds as many blocks as its share of memory allows. Where memory allows it and it pays, the blocks are packed
-once more, for prompts.
+once more, for prompts. Compiled functions read prompts and write tokens with one packing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import cast
 
 import torch
 from nvila_kernels import Int4Linear
-from nvila_kernels.cpu import Choice, SettledLinear, Shape, openvino_graph
+from nvila_kernels.cpu import Choice, SettledLinear, Shape
 from nvila_kernels.cpu.choice import Alike
+from nvila_kernels.cpu.jit import layout
 from nvila_kernels.cpu.matmul_nbits import ACCURACY
 from nvila_kernels.cpu.memory import give_back
+from nvila_kernels.cpu.numba_int4 import NUMBA_INT8, run_of
 from nvila_kernels.cpu.onnx_graph import Graph
-from nvila_kernels.cpu.openvino_int4 import INT8_ACTIVATIONS
-from nvila_kernels.cpu.settle import chosen_alike, packed
+from nvila_kernels.cpu.prepared import prepared
+from nvila_kernels.cpu.settle import chosen_alike, packed, settled
+from nvila_kernels.cpu.shape import PHASES
 from torch import nn
 
 from nvila_model.block_graph import BlockGraph, Parts, SettledPiece, codes_of, packed_bytes, parts_of, shape_of
 from nvila_model.graph_stack import GraphStack
 from nvila_model.joined import JoinedLinear
+from nvila_model.prompt_blocks import Angles, PromptBlocks
 from nvila_model.qwen2 import Block, Qwen2, rotary_angles
 from nvila_model.stack import Stack
-from nvila_model.stateful_graph import StatefulGraph
-from nvila_model.stateful_stack import StatefulStack
+from nvila_model.token_blocks import TokenBlocks
 
 GRAPH = 2**28
 """Bytes of weights in a graph of several blocks, at most: so much lies in a temporary file while it is packed."""
@@ -35,11 +38,11 @@ SAVED = 1e-4
 """Seconds that a graph saves at every call of a block, at least: small operations outside take several times that."""
 
 
-def graph_stack(llm: Qwen2, *, memory: float | None = None, int8_activations: bool = True) -> Stack | None:
-    """Joined blocks in graphs; None where a layer has not 4 bits, or other kernels gain more than graphs do.
+def stack_of(llm: Qwen2, *, memory: float | None = None, int8_activations: bool = True) -> Stack | None:
+    """Joined blocks as one; None where a layer has not 4 bits, or other kernels gain more by themselves.
 
     Args:
-        llm: its blocks are taken out as they become graphs, so that no weight is in memory twice.
+        llm: its blocks are taken out as they are packed, so that no weight is in memory twice.
         memory, int8_activations: as ``nvila_kernels.cpu.settle_`` takes them; without ``memory`` weights are packed a
             second time for prompts where there is room and those gain enough (``nvila_kernels.cpu.choice``).
     """
@@ -50,14 +53,14 @@ def graph_stack(llm: Qwen2, *, memory: float | None = None, int8_activations: bo
         return None
     shapes = [shape_of(layer) for each in parts for layer in each.layers]
     alike = chosen_alike(
-        shapes, list(ACCURACY), whole=list(INT8_ACTIVATIONS), saved=SAVED * len(parts), memory=memory,
+        shapes, list(ACCURACY), whole=[NUMBA_INT8.name], saved=SAVED * len(parts), memory=memory,
         int8_activations=int8_activations,
     )  # fmt: skip
     if alike is None:
         return None
     del llm.layers[:]
-    if alike.kernel in INT8_ACTIVATIONS:
-        return stateful_stack(llm, parts, alike.kernel)
+    if alike.kernel == NUMBA_INT8.name:
+        return compiled_stack(llm, parts)
     return stack_with_cache(llm, parts, alike)
 
 
@@ -74,26 +77,14 @@ def stack_with_cache(llm: Qwen2, parts: list[Parts], alike: Alike) -> GraphStack
                 block = some.pop(0)
                 made.append(block, norm=None if some or parts else llm.norm)
                 if alike.prompts:
-                    prompts.append(prompt_block(block, alike.prompts))
+                    prompts.append(with_layers(block, read_by(block, alike.prompts)))
                 del block
                 give_back()
             graphs.append(made.settled())
         give_back()
-    angles = partial(
-        rotary_angles, head_dim=llm.head_dim, theta=llm.rope_theta, factor=llm.rope_factor, dtype=torch.float32
-    )
-    return GraphStack(graphs, llm.norm, angles=angles, prompts=prompts, **sizes)
-
-
-def stateful_stack(llm: Qwen2, parts: list[Parts], kernel: str) -> StatefulStack:
-    """Blocks, which are taken out of the list, in a graph of OpenVINO."""
-    made = StatefulGraph(openvino_graph.Graph(), llm, heads=parts[0].block.self_attn.heads, kernel=kernel)
-    while parts:
-        block = parts.pop(0)
-        made.append(block, norm=None if parts else llm.norm)
-        del block
-        give_back()
-    return StatefulStack(made.settled(), llm.norm)
+    angles = angles_of(llm)
+    reader = PromptBlocks(prompts, llm.norm, angles) if prompts else None
+    return GraphStack(graphs, llm.norm, angles=angles, prompts=reader, **sizes)
 
 
 def shares(parts: list[Parts], kernel: str, most: float) -> Iterator[list[Parts]]:
@@ -105,17 +96,54 @@ def shares(parts: list[Parts], kernel: str, most: float) -> Iterator[list[Parts]
         yield some
 
 
-def prompt_block(parts: Parts, kernels: Mapping[Shape, str]) -> Block:
-    """The block itself, its layers in the packing of kernels for prompts."""
-    block = parts.block
+def compiled_stack(llm: Qwen2, parts: list[Parts]) -> Stack:
+    """Blocks, which are taken out of the list, as compiled functions."""
+    from nvila_model.compiled_stack import CompiledStack  # and with it numba
 
-    def settled(layer: Int4Linear) -> SettledLinear:
+    tokens = TokenBlocks(llm, parts)
+    blocks: list[Block] = []
+    while parts:
+        part = parts.pop(0)
+        weights = [layout.pack(codes_of(layer)) for layer in part.layers]
+        tokens.weights.append(weights)
+        blocks.append(with_layers(part, [compiled(*each) for each in zip(part.layers, weights, strict=True)]))
+        del part
+        give_back()
+    prompts = PromptBlocks(blocks, llm.norm, angles_of(llm))
+    return CompiledStack(tokens, prompts, kv_heads=llm.kv_heads, head_dim=llm.head_dim)
+
+
+def compiled(layer: Int4Linear, weight: layout.Weight) -> SettledLinear:
+    """The layer by itself, for prompts."""
+    size = packed_bytes(NUMBA_INT8.name, layer)
+    choice = Choice(kernels=dict.fromkeys(PHASES, NUMBA_INT8.name), bytes=size)
+    return settled(layer, prepared({NUMBA_INT8.name: run_of(weight)}, choice, outputs=weight.outputs))
+
+
+def read_by(parts: Parts, kernels: Mapping[Shape, str]) -> list[SettledLinear]:
+    """The layers in the packing of kernels for prompts."""
+
+    def settled_for(layer: Int4Linear) -> SettledLinear:
         kernel = kernels[shape_of(layer)]
         choice = Choice(kernels={"prefill": kernel}, bytes=packed_bytes(kernel, layer))
         return packed(layer, codes_of(layer), choice)
 
-    cast(JoinedLinear, block.self_attn.qkv_proj).layer = settled(parts.qkv)
-    block.self_attn.o_proj = cast(nn.Linear, settled(parts.o))
-    cast(JoinedLinear, block.mlp.gate_up_proj).layer = settled(parts.gate_up)
-    block.mlp.down_proj = cast(nn.Linear, settled(parts.down))
+    return [settled_for(layer) for layer in parts.layers]
+
+
+def with_layers(parts: Parts, layers: Sequence[SettledLinear]) -> Block:
+    """The block itself, other layers in the place of its own."""
+    block = parts.block
+    qkv, o, gate_up, down = layers
+    cast(JoinedLinear, block.self_attn.qkv_proj).layer = qkv
+    block.self_attn.o_proj = cast(nn.Linear, o)
+    cast(JoinedLinear, block.mlp.gate_up_proj).layer = gate_up
+    block.mlp.down_proj = cast(nn.Linear, down)
     return block
+
+
+def angles_of(llm: Qwen2) -> Angles:
+    """Of positions, in float32, as ``Qwen2`` makes them."""
+    return partial(
+        rotary_angles, head_dim=llm.head_dim, theta=llm.rope_theta, factor=llm.rope_factor, dtype=torch.float32
+    )

@@ -6,11 +6,11 @@ from nvila_kernels.cpu.dense import DENSE4
 from nvila_kernels.cpu.integers import FBGEMM4, FBGEMM8, FLOATS8, ONEDNN4, ONEDNN8
 from nvila_kernels.cpu.kernel import Kernel
 from nvila_kernels.cpu.matmul_nbits import NBITS_FLOAT, NBITS_INT8
-from nvila_kernels.cpu.openvino_int4 import OPENVINO_FLOAT, OPENVINO_INT8
+from nvila_kernels.cpu.numba_int4 import NUMBA_INT8
 from nvila_kernels.cpu.packed_int4 import PACKED_INT4
 
 CANDIDATES: tuple[Kernel, ...] = (
-    NBITS_INT8, NBITS_FLOAT, OPENVINO_INT8, OPENVINO_FLOAT, PACKED_INT4, FBGEMM4, ONEDNN4, DENSE4,
+    NUMBA_INT8, NBITS_INT8, NBITS_FLOAT, PACKED_INT4, FBGEMM4, ONEDNN4, DENSE4,
     FBGEMM8, ONEDNN8, FLOATS8,
 )  # fmt: skip
 

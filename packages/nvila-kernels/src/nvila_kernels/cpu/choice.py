@@ -7,7 +7,7 @@ may take, a whole model is packed a second time only if there is room and prompt
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from operator import itemgetter
 from typing import TypeAlias
@@ -94,7 +94,6 @@ def choose_alike(
     *,
     saved: float,
     whole: Sequence[str] = (),
-    graphs: Found | None = None,
     memory: float = MEMORY,
     int8_activations: bool = True,
 ) -> Alike | None:
@@ -105,51 +104,31 @@ def choose_alike(
         found: for each shape and both phases.
         names: the kernels that it can be.
         saved: seconds that are saved at every call of all layers; prompts that have kernels of their own save nothing.
-        whole: more kernels that it can be; those must read prompts themselves.
-        graphs: what was measured of kernels in graphs, where that is something else.
+        whole: more kernels that it can be; those read prompts themselves, and save nothing there.
         memory, int8_activations: as for ``choose``, which finds what each layer would have by itself.
     """
     alone = 0.0
     for shape in shapes:
         own = choose(shape, found[shape], memory=memory, int8_activations=int8_activations)
         alone += seconds(shape, own.kernels, found[shape])
-    graphs = found if graphs is None else in_graphs(graphs, found)
     costs: list[tuple[float, Alike]] = []
     for name in (*names, *whole):
         if not int8_activations and candidates(4)[name].activations == "int8":
             continue
-        if not all(usable_(measured.get(name)) for shape in shapes for measured in graphs[shape].values()):
+        if not all(usable_(measured.get(name)) for shape in shapes for measured in found[shape].values()):
             continue
-        one = sum(seconds(shape, dict.fromkeys(PHASES, name), graphs[shape]) for shape in shapes)
-        costs.append((one - saved * sum(CALLS.values()), Alike(kernel=name, prompts={})))
+        one = sum(seconds(shape, dict.fromkeys(PHASES, name), found[shape]) for shape in shapes)
+        calls = CALLS["decode"] if name in whole else sum(CALLS.values())
+        costs.append((one - saved * calls, Alike(kernel=name, prompts={})))
         if name in whole:
             continue
         readers = prompt_kernels(shapes, found, name, names, memory=memory, int8_activations=int8_activations)
         if readers:
-            two = sum(seconds(shape, {"decode": name}, graphs[shape]) for shape in shapes)
+            two = sum(seconds(shape, {"decode": name}, found[shape]) for shape in shapes)
             two += sum(seconds(shape, {"prefill": readers[shape]}, found[shape]) for shape in shapes)
             costs.append((two - saved * CALLS["decode"], Alike(kernel=name, prompts=readers)))
     least, best = min(costs, key=itemgetter(0), default=(math.inf, None))
     return best if least <= alone else None
-
-
-def in_graphs(graphs: Found, alone: Found) -> Found:
-    """What was measured in graphs, and at most what kernels take alone: other programs may have disturbed one of the
-    two.
-    """
-
-    def least(each: Measurement, other: Measurement | None) -> Measurement:
-        if each.refused is not None or other is None or each.seconds is None or other.seconds is None:
-            return each
-        return replace(each, seconds=min(each.seconds, other.seconds))
-
-    return {
-        shape: {
-            phase: {name: least(each, alone[shape][phase].get(name)) for name, each in measured.items()}
-            for phase, measured in phases.items()
-        }
-        for shape, phases in graphs.items()
-    }
 
 
 def prompt_kernels(

@@ -1,6 +1,6 @@
-"""What a kernel of another library must say of itself to be a candidate."""
+"""What a kernel must say of itself to be a candidate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -20,7 +20,7 @@ TOLERANCE: dict[Activations, float] = {"float32": 1e-4, "bfloat16": 1e-2, "int8"
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """A product with quantized weights that some library does well on some machines.
+    """A product with quantized weights that is done well on some machines.
 
     Attributes:
         name: shown in reports, and the key in the cache.
@@ -29,8 +29,6 @@ class Kernel:
         bytes: of a weight once packed, by outputs, inputs and group size.
         pack: takes a weight over; may raise RuntimeError or ValueError where the library cannot hold it.
         missing: why it cannot be used here, such as a package to install; None if it can.
-        join: takes several weights of one shape over into one graph, which sums their products; None if there are no
-            graphs of it.
     """
 
     name: str
@@ -39,7 +37,6 @@ class Kernel:
     bytes: Callable[[int, int, int], float]
     pack: Callable[[Codes], Run]
     missing: Callable[[], str | None] = lambda: None
-    join: Callable[[Sequence[Codes]], Run] | None = None
 
 
 def bits_of(codes: Codes) -> Literal[4, 8]:

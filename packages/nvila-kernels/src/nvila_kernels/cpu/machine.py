@@ -23,7 +23,7 @@ def processor(cpuinfo: Path = CPUINFO) -> str:
 
 def machine() -> str:
     """Processor, its vector instructions as torch sees them, threads and how they wait, and versions of libraries."""
-    libraries = ", ".join(f"{name} {installed(name)}" for name in ("onnxruntime", "openvino"))
+    libraries = ", ".join(f"{name} {installed(name)}" for name in ("onnxruntime", "numba"))
     return (
         f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads "
         f"({waiting()}), torch {torch.__version__}, {libraries}"

@@ -3,7 +3,6 @@
 With accuracy level 4 activations become int8 in blocks of the group's size; with level 1 they stay float32.
 """
 
-from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -38,14 +37,11 @@ def pairs(values: Tensor, width: int) -> Tensor:
     return (values[:, 1::2] << 4).bitwise_or_(values[:, 0::2])
 
 
-def join(weights: Sequence[Codes], accuracy: int) -> Run:
-    """One graph that sums the products with some weights of one shape."""
-    n, k = weights[0].codes.shape
+def pack(codes: Codes, accuracy: int) -> Run:
+    """A graph of one product."""
+    n, k = codes.codes.shape
     with Graph() as graph:
-        x = graph.read("x", ["rows", k])
-        result, *others = [add_weight(graph, x, cast(Int4Codes, codes), accuracy) for codes in weights]
-        for other in others:
-            result = graph.add("Add", result, other)
+        result = add_weight(graph, graph.read("x", ["rows", k]), cast(Int4Codes, codes), accuracy)
         ready = graph.ready({result: ["rows", n]})
 
     def run(x: Tensor) -> Tensor:
@@ -58,8 +54,8 @@ def join(weights: Sequence[Codes], accuracy: int) -> Run:
 
 def kernel(name: str, activations: Activations, accuracy: int) -> Kernel:
     return Kernel(
-        name=name, bits=4, activations=activations, bytes=size, pack=lambda codes: join([codes], accuracy),
-        missing=missing, join=lambda weights: join(weights, accuracy),
+        name=name, bits=4, activations=activations, bytes=size, missing=missing,
+        pack=lambda codes: pack(codes, accuracy),
     )  # fmt: skip
 
 

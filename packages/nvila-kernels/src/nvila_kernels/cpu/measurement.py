@@ -6,11 +6,9 @@ run longer.
 """
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from time import perf_counter
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -72,13 +70,11 @@ def expected(codes: Codes, x: Tensor) -> Tensor:
 def measure(kernels: dict[str, Kernel], shape: Shape) -> dict[str, Measurement]:
     """Every kernel on the shape, by name."""
     codes, x, exact = sample(shape)
-    weights = [rolled(codes, index) for index in range(shape.copies)]
-    exact = exact if shape.copies == 1 else cast(Tensor, sum(expected(each, x) for each in weights))
     best = float("inf")
     found: dict[str, Measurement] = {}
     close: dict[str, Run] = {}
     for name, kernel in kernels.items():
-        found[name], run = measure_one(kernel, weights, x, exact, best)
+        found[name], run = measure_one(kernel, codes, x, exact, best)
         if run is not None:
             best = min(best, found[name].seconds or best)
             close[name] = run
@@ -87,30 +83,17 @@ def measure(kernels: dict[str, Kernel], shape: Shape) -> dict[str, Measurement]:
         for name, run in close.items():
             found[name] = replace(found[name], seconds=min(timed(run, x), found[name].seconds or best))
     other_memory.cache_clear()
-    return {
-        name: replace(each, seconds=None if each.seconds is None else each.seconds / shape.copies)
-        for name, each in found.items()
-    }
+    return found
 
 
-def rolled(codes: Codes, rows: int) -> Codes:
-    """Another weight, with the rows of this one: libraries keep equal ones once."""
-    names = ("codes", "scale", "zero") if isinstance(codes, Int4Codes) else ("codes", "scale")
-    return replace(codes, **{name: getattr(codes, name).roll(rows, 0) for name in names})
-
-
-def measure_one(
-    kernel: Kernel, weights: Sequence[Codes], x: Tensor, exact: Tensor, best: float
-) -> tuple[Measurement, Run | None]:
-    """One kernel, on a weight by itself or on several in a graph, and what runs it if it ran and was right."""
+def measure_one(kernel: Kernel, codes: Codes, x: Tensor, exact: Tensor, best: float) -> tuple[Measurement, Run | None]:
+    """One kernel, and what runs it if it ran and was right."""
     if reason := kernel.missing():
         return Measurement(refused=reason), None
-    if len(weights) > 1 and kernel.join is None:
-        return Measurement(refused="there are no graphs of it"), None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            run = kernel.pack(weights[0]) if kernel.join is None or len(weights) == 1 else kernel.join(weights)
+            run = kernel.pack(codes)
             out = run(x)
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]

@@ -9,7 +9,7 @@ import ctypes.util
 import os
 import platform
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,25 +26,15 @@ DONT_NEED = 4
 """The advice to ``madvise`` that pages may leave; those of a file come back from it when they are read."""
 
 
-def apart() -> AbstractContextManager[None]:
-    """While this lasts, large blocks lie apart from the heap. It is slower: each is new to the process."""
-    return mapped_from(LARGE)
-
-
-def together() -> AbstractContextManager[None]:
-    """While this lasts, all but the largest blocks lie in the heap, where several share a large page."""
-    return mapped_from(USUAL)
-
-
 @contextmanager
-def mapped_from(size: int) -> Generator[None]:
-    """While this lasts, blocks of so many bytes and more come from the system by themselves."""
+def apart() -> Generator[None]:
+    """While this lasts, large blocks lie apart from the heap. It is slower: each is new to the process."""
     library = glibc()
     if library is None:
         yield
         return
-    thresholds.append(size)
-    library.mallopt(MMAP_THRESHOLD, size)
+    thresholds.append(LARGE)
+    library.mallopt(MMAP_THRESHOLD, LARGE)
     try:
         yield
     finally:

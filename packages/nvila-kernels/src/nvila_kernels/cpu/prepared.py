@@ -46,16 +46,20 @@ def prepare(codes: Codes, choice: Choice) -> Prepared:
     Shapes: ``[..., k]`` of any float type -> ``[..., n]`` of the same.
     """
     kernels = candidates(bits_of(codes))
-    packed: dict[str, Run] = {name: kernels[name].pack(codes) for name in sorted(set(choice.kernels.values()))}
+    packed = {name: kernels[name].pack(codes) for name in sorted(set(choice.kernels.values()))}
+    return prepared(packed, choice, outputs=len(codes.codes))
+
+
+def prepared(packed: Mapping[str, Run], choice: Choice, *, outputs: int) -> Prepared:
+    """Of what multiplies by a weight that is packed, by kernel; see ``prepare``."""
     runs: Mapping[Phase, Run] = {phase: packed[name] for phase, name in choice.kernels.items()}
     (spare, *_) = runs.values()
     decode, prefill = runs.get("decode", spare), runs.get("prefill", spare)
-    width = len(codes.codes)
 
     def run(x: Tensor) -> Tensor:
         rows = x.float().reshape(-1, x.shape[-1]).contiguous()
         if not len(rows):
-            return x.new_empty(*x.shape[:-1], width)
+            return x.new_empty(*x.shape[:-1], outputs)
         out = decode(rows) if len(rows) <= DECODE_ROWS else prefill(rows)
         return out.view(*x.shape[:-1], -1).to(x.dtype)
 

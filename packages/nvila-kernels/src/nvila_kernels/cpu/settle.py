@@ -7,7 +7,7 @@ what it held. A settled model only answers; to train, save or move it, load it a
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from nvila_kernels.cpu.kernel import Codes
 from nvila_kernels.cpu.measurement import Measurement
 from nvila_kernels.cpu.memory import apart, give_back, machine_memory
 from nvila_kernels.cpu.prepared import Prepared, prepare, prepared_run
-from nvila_kernels.cpu.shape import COPIES, PHASES, Phase, Shape, in_blocks, shape_of
+from nvila_kernels.cpu.shape import PHASES, Phase, Shape, in_blocks, shape_of
 from nvila_kernels.modules import Int4Linear, Int8Linear
 from nvila_kernels.policy import every_module
 
@@ -117,13 +117,11 @@ def chosen_alike(
     """
     found = {shape: measured(shape, PHASES) for shape in set(shapes)}
     whole = [name for name in whole if candidates(4)[name].missing() is None]
-    graphs = {shape: measured(replace(shape, copies=COPIES), PHASES) for shape in set(shapes)} if whole else None
 
     def within(limit: float) -> Alike | None:
         return choose_alike(
-            shapes, found, names, saved=saved, whole=whole, graphs=graphs, memory=limit,
-            int8_activations=int8_activations,
-        )  # fmt: skip
+            shapes, found, names, saved=saved, whole=whole, memory=limit, int8_activations=int8_activations
+        )
 
     if memory is not None:
         return within(memory)
@@ -190,8 +188,13 @@ def settle_linear(
 
 def packed(layer: Int4Linear | Int8Linear, codes: Codes, choice: Choice) -> SettledLinear:
     """One layer, with these codes of its weight in the packing of these kernels; ``layer`` stays as it is."""
+    return settled(layer, prepare(codes, choice))
+
+
+def settled(layer: Int4Linear | Int8Linear, prepared: Prepared) -> SettledLinear:
+    """One layer, its weight packed; ``layer`` stays as it is."""
     return SettledLinear(
-        prepare(codes, choice),
+        prepared,
         in_features=layer.in_features,
         out_features=layer.out_features,
         bias=layer.bias,

@@ -13,8 +13,6 @@ ROWS: dict[Phase, int] = {"decode": 1, "prefill": 128}
 """Rows that each phase is measured with."""
 DECODE_ROWS = 16
 """Most rows of a product that counts as decoding."""
-COPIES = 4
-"""Weights that are measured in one graph."""
 COLUMNS: dict[Phase, int] = {"decode": 8192, "prefill": 2048}
 """Outputs that are measured at least; more take proportionally longer."""
 WEIGHTS: dict[Phase, int] = {"decode": 48 * 2**20, "prefill": 0}
@@ -25,16 +23,12 @@ STEP = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Rows, inputs, outputs; ``group`` inputs share a 4-bit scale, 0 for 8-bit codes.
-
-    ``copies``: so many weights are in one graph, where each costs less than by itself.
-    """
+    """Rows, inputs, outputs; ``group`` inputs share a 4-bit scale, 0 for 8-bit codes."""
 
     rows: int
     k: int
     n: int
     group: int
-    copies: int = 1
 
     @property
     def bits(self) -> Literal[4, 8]:
@@ -56,7 +50,7 @@ class Shape:
 
     def __str__(self) -> str:
         weight = f"w4 g{self.group}" if self.group else "w8"
-        return f"{self.rows}x{self.k}x{self.n} {weight}" + (f", {self.copies} in a graph" if self.copies > 1 else "")
+        return f"{self.rows}x{self.k}x{self.n} {weight}"
 
 
 def shape_of(codes: Codes) -> Shape:

@@ -1,0 +1,52 @@
+"""Which of the processor's vector instructions a product uses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from llvmlite import binding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instructions:
+    """A way to sum products of unsigned and signed bytes.
+
+    Attributes:
+        name: shown to people.
+        needs: LLVM's names of what the processor must have.
+        lanes: sums of 32 bits in a vector.
+        dots: whether one instruction sums four products; otherwise three do, with sums of 16 bits in between.
+        rows: of a tile where there are many.
+        vectors: of outputs in such a tile.
+        alone: vectors of outputs in a tile of one row.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    lanes: int
+    dots: bool
+    rows: int
+    vectors: int
+    alone: int
+
+
+BASE = ("avx2", "fma", "f16c")
+KINDS = (
+    Instructions(
+        name="AVX-512 VNNI", needs=(*BASE, "avx512f", "avx512vnni"), lanes=16, dots=True, rows=4, vectors=4, alone=4
+    ),
+    Instructions(name="AVX-VNNI", needs=(*BASE, "avxvnni"), lanes=8, dots=True, rows=4, vectors=2, alone=4),
+    Instructions(name="AVX2", needs=BASE, lanes=8, dots=False, rows=4, vectors=2, alone=4),
+)
+"""The best first."""
+
+
+def best(features: Mapping[str, bool]) -> Instructions | None:
+    """The first kind that a processor with these features has; None if it has none."""
+    return next((kind for kind in KINDS if all(features.get(name) for name in kind.needs)), None)
+
+
+@cache
+def here() -> Instructions | None:
+    """The best kind of this processor."""
+    return best(binding.get_host_cpu_features())
