@@ -85,7 +85,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
 
     sizes = ((WIDTH, WIDTH + 2 * KV_HEADS * WIDTH // HEADS), (WIDTH, WIDTH), (WIDTH, 2 * MLP), (MLP, WIDTH))
     shapes = [Shape(rows=1, k=k, n=n, group=GROUP) for k, n in sizes]
-    chosen_alike(shapes, list(ACCURACY), whole=[NUMBA_INT8.name], saved=0.0)  # measured before memory counts
+    chosen_alike(shapes, list(ACCURACY), whole={NUMBA_INT8.name: 0.0}, saved=0.0)  # measured before memory counts
     settle_(nn.Sequential(*(Int4Linear(k, n, group_size=GROUP) for k, n in sizes)))
     screened(torch.randn(2**15, WIDTH))(torch.ones(1, WIDTH))
     with torch.device("meta"):

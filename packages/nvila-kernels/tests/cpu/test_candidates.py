@@ -1,17 +1,10 @@
 """Every kernel against float64, on odd shapes too, within the error that its activations are declared to cost."""
 
-import shutil
-import signal
-import subprocess
-import sys
-from importlib.metadata import PackageNotFoundError
-from pathlib import Path
-
 import pytest
 import torch
-from nvila_kernels.cpu import candidates, integers, openvino_graph, packed_int4
+from nvila_kernels.cpu import candidates, integers, packed_int4
 from nvila_kernels.cpu.kernel import TOLERANCE, Kernel
-from nvila_kernels.cpu.measurement import measure, rolled, sample
+from nvila_kernels.cpu.measurement import sample
 from nvila_kernels.cpu.shape import Shape
 from nvila_kernels.quantization import Int4Codes, Int8Codes, quantize_int8
 
@@ -41,25 +34,11 @@ def check(kernel: Kernel, shape: Shape) -> None:
     ("rows", "k", "n", "group"), [(1, 256, 48, 128), (37, 512, 130, 64), (5, 384, 7, 32), (3, 4304, 16, 128)]
 )
 def test_four_bits(name: str, rows: int, k: int, n: int, group: int) -> None:
-    if name in ("torch int4", "OpenVINO", "OpenVINO int8") and k % group and not FOUR[name].missing():
+    if name == "torch int4" and k % group and not FOUR[name].missing():
         with pytest.raises(ValueError, match="4304 inputs are not whole groups of 128"):
             FOUR[name].pack(sample(Shape(rows=rows, k=k, n=n, group=group))[0])
         return
     check(FOUR[name], Shape(rows=rows, k=k, n=n, group=group))
-
-
-@pytest.mark.parametrize("name", [name for name, kernel in FOUR.items() if kernel.join])
-def test_a_graph_sums_the_products_of_several_weights(name: str) -> None:
-    kernel = FOUR[name]
-    if reason := kernel.missing():
-        pytest.skip(reason)
-    codes, x, exact = sample(Shape(rows=3, k=128, n=24, group=32))
-    others = [rolled(codes, rows) for rows in (1, 5)]
-    assert kernel.join is not None
-    with torch.inference_mode():
-        found = kernel.join([codes, *others])(x)
-    expected = exact + exact.roll(1, 1) + exact.roll(5, 1)
-    assert float((found - expected).norm() / expected.norm()) < TOLERANCE[kernel.activations]
 
 
 @pytest.mark.parametrize("name", EIGHT)
@@ -135,7 +114,6 @@ def test_unknown_groups_are_refused_by_name() -> None:
     messages = {
         "torch int4": "groups of 48; it takes 32",
         "onnxruntime MatMulNBits": "powers of two",
-        "OpenVINO": "groups of 48; it takes multiples of 32",
     }
     for name, message in messages.items():
         if not FOUR[name].missing():
@@ -149,13 +127,6 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         "onnxruntime and onnx not installed: pip install 'nvila-kernels[cpu]'"
     )
 
-    def absent(name: str) -> str:
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    monkeypatch.setattr(openvino_graph, "version", absent)
-    assert FOUR["OpenVINO"].missing() == "openvino not installed: pip install 'nvila-kernels[cpu]'"
-
 
 def test_what_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = pytest.importorskip("onnxruntime")
@@ -163,55 +134,3 @@ def test_what_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert FOUR["onnxruntime MatMulNBits"].missing() == (
         "onnxruntime 1.31.2 is older than 1.32: pip install 'nvila-kernels[cpu]'"
     )
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    monkeypatch.setattr(openvino_graph, "version", lambda name: "2026.3.2")
-    assert FOUR["OpenVINO"].missing() == "openvino 2026.3.2 is older than 2026.4: pip install 'nvila-kernels[cpu]'"
-
-
-def test_a_processor_that_would_need_floats_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_graph, "version", lambda name: "2026.4.0")
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "SVE256")
-    assert FOUR["OpenVINO"].missing() == "OpenVINO keeps weights in 4 bits on processors with AVX2 only"
-
-
-def test_weights_that_the_disk_has_no_room_for_are_refused(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if reason := FOUR["OpenVINO"].missing():
-        pytest.skip(reason)
-    usage = shutil.disk_usage(cache_folder.parent)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**20))
-    small, large = (sample(Shape(rows=1, k=1024, n=n, group=128))[0] for n in (1024, 4096))
-    FOUR["OpenVINO"].pack(small)
-    with pytest.raises(OSError, match=r"weights of 2 MiB pass through .*measured, where 1 MiB are free: make room"):
-        FOUR["OpenVINO"].pack(large)
-    assert not list(cache_folder.iterdir())
-    measured = measure({"OpenVINO": FOUR["OpenVINO"]}, Shape(rows=1, k=1024, n=4096, group=128))["OpenVINO"]
-    assert "make room" in (measured.refused or "")
-
-
-def test_nobody_is_told_that_openvino_is_used() -> None:
-    if reason := FOUR["OpenVINO"].missing():
-        pytest.skip(reason)
-    code = (
-        "import sys; from nvila_kernels.cpu.openvino_graph import runtime; "
-        "from importlib.util import find_spec; "
-        "assert runtime() is sys.modules['openvino']; assert 'openvino_telemetry' not in sys.modules; "
-        "assert find_spec('openvino_telemetry')"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="signals of POSIX")
-def test_signals_are_handled_when_graphs_are_gone() -> None:
-    """In the order in which they came: the order in which OpenVINO's cores must not go."""
-    if reason := FOUR["OpenVINO"].missing():
-        pytest.skip(reason)
-    code = (
-        "import os, signal; "
-        "from nvila_kernels.cpu.measurement import sample; from nvila_kernels.cpu.openvino_int4 import OPENVINO_FLOAT; "
-        "from nvila_kernels.cpu.shape import Shape; "
-        "codes = sample(Shape(rows=1, k=128, n=16, group=32))[0]; "
-        "graphs = [OPENVINO_FLOAT.pack(codes), OPENVINO_FLOAT.pack(codes)]; del graphs[0]; del graphs[0]; "
-        "signal.signal(signal.SIGUSR1, lambda *_: print('handled')); os.kill(os.getpid(), signal.SIGUSR1)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout == "handled\n"

@@ -3,8 +3,6 @@
 import json
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from time import sleep
 
@@ -15,10 +13,10 @@ from nvila_kernels.cpu import measure as measure_all
 from nvila_kernels.cpu.cache import Timings
 from nvila_kernels.cpu.choice import Alike, choose_alike, pays_twice
 from nvila_kernels.cpu.integers import FBGEMM4
-from nvila_kernels.cpu.kernel import TOLERANCE, Codes, Kernel, Run
+from nvila_kernels.cpu.kernel import Codes, Kernel, Run
 from nvila_kernels.cpu.machine import processor
 from nvila_kernels.cpu.measurement import RUNS, expected
-from nvila_kernels.cpu.shape import COPIES, Phase
+from nvila_kernels.cpu.shape import Phase
 from torch import Tensor
 
 SHAPE = Shape(rows=1, k=1024, n=1024, group=128)
@@ -102,30 +100,19 @@ def test_one_kernel_for_several_layers_where_that_costs_less_than_it_saves() -> 
     assert choose_alike([SHAPE], {SHAPE: refused}, names[:1], saved=1e9) is None
 
 
-def test_a_graph_is_held_by_what_it_takes_in_a_graph() -> None:
-    names = ["onnxruntime MatMulNBits int8", "torch int4"]
-    graphs = {"decode": table(nbits=1.0, torch4=0.5), "prefill": table(nbits=90.0, torch4=30.0)}
-    found = choose_alike([SHAPE], {SHAPE: FOUND}, names, graphs={SHAPE: graphs}, saved=0.0)
-    assert found == Alike(kernel="torch int4", prompts={})
-    no_graphs = {phase: each | {names[1]: Measurement(refused="no graphs")} for phase, each in graphs.items()}
-    found = choose_alike([SHAPE], {SHAPE: FOUND}, names, graphs={SHAPE: no_graphs}, saved=0.0)
-    assert found == Alike(kernel=names[0], prompts={})
-
-
-def test_a_graph_takes_no_longer_than_a_product_alone() -> None:
-    """Where it was measured beside other programs it seems to."""
-    disturbed = {"decode": table(nbits=3.0, torch4=5.0), "prefill": table(nbits=250.0, torch4=700.0)}
-    found = choose_alike([SHAPE], {SHAPE: FOUND}, [NBITS, "torch int4"], graphs={SHAPE: disturbed}, saved=0.0)
-    assert found == Alike(kernel=NBITS, prompts={})
-
-
-def test_a_graph_that_keeps_its_states_reads_prompts_itself() -> None:
+def test_a_kernel_for_whole_blocks_reads_prompts_itself() -> None:
     """Another kernel would read them faster, and memory would allow it."""
     found = FOUND | {"decode": table(nbits=1.0, torch4=9.0)}
-    for whole, prompts in (([], {SHAPE: "fbgemm int8"}), ([NBITS], {})):
-        names = [] if whole else [NBITS]
+    for names, whole, prompts in (([NBITS], {}, {SHAPE: "fbgemm int8"}), ([], {NBITS: 10.0}, {})):
         chosen = choose_alike([SHAPE], {SHAPE: found}, names, whole=whole, saved=10.0, memory=math.inf)
         assert chosen == Alike(kernel=NBITS, prompts=prompts)
+
+
+def test_a_kernel_for_whole_blocks_saves_at_a_token_what_is_said_of_it() -> None:
+    found = {"decode": table(nbits=1.0, torch4=1.5), "prefill": table(nbits=10.0, torch4=10.0)}
+    for gained, kernel in ((0.49, NBITS), (0.51, "torch int4")):
+        chosen = choose_alike([SHAPE], {SHAPE: found}, [NBITS], whole={"torch int4": gained}, saved=0.0)
+        assert chosen == Alike(kernel=kernel, prompts={})
 
 
 NBITS = "onnxruntime MatMulNBits int8"
@@ -171,47 +158,17 @@ def test_nobody_asked_for_memory_so_a_second_packing_must_pay() -> None:
 def test_the_machine_decides_where_nobody_does(
     memory: float | None, machine: float, kernel: Kernel | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
+    asked: list[Shape] = []
 
     def measured(shape: Shape, _: object) -> dict[Phase, dict[str, Measurement]]:
-        asked.append(shape.copies)
+        asked.append(shape)
         return FOUND
 
     monkeypatch.setattr(settle, "measured", measured)
     monkeypatch.setattr(settle, "machine_memory", lambda: machine)
     found = settle.chosen_alike([SHAPE], [NBITS], saved=1.0, memory=memory)
     assert found == Alike(kernel=NBITS, prompts={SHAPE: kernel.name} if kernel else {})
-    assert asked == [1]
-    settle.chosen_alike([SHAPE], [], whole=[NBITS], saved=1.0, memory=memory)
-    assert asked == ([1, 1] if candidates(4)[NBITS].missing() else [1, 1, COPIES])
-
-
-def test_several_weights_in_a_graph_are_measured_apart(cache_folder: Path) -> None:
-    shape = Shape(rows=1, k=64, n=9, group=32)
-    timings().of(shape)
-    found = timings().of(replace(shape, copies=3))
-    told = json.loads((cache_folder / "cpu.json").read_text())
-    assert list(told[machine()]) == ["1x64x9 w4 g32", "1x64x9 w4 g32, 3 in a graph"]
-    graphs = {name for name, each in found.items() if each.seconds}
-    assert graphs == {name for name, each in candidates(4).items() if each.join and not each.missing()}
-    assert all((found[name].error or 1) < TOLERANCE[candidates(4)[name].activations] for name in graphs)
-    assert found["torch int4"] == Measurement(refused="there are no graphs of it")
-
-
-def test_what_several_weights_take_is_shared_by_them() -> None:
-    def slow(weights: Sequence[Codes]) -> Run:
-        def run(x: Tensor) -> Tensor:
-            sleep(0.01 * len(weights))
-            return torch.stack([expected(each, x) for each in weights]).sum(0)
-
-        return run
-
-    kernel = Kernel(
-        name="slow", bits=4, activations="float32", bytes=lambda *_: 1.0, pack=lambda codes: slow([codes]), join=slow
-    )
-    found = measure_all({"slow": kernel}, Shape(rows=1, k=32, n=4, group=32, copies=3))["slow"]
-    assert found.refused is None
-    assert 0.01 <= (found.seconds or 0) < 0.02
+    assert asked == [SHAPE]
 
 
 def test_measurements_are_remembered_on_disk(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

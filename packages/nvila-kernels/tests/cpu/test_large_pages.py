@@ -69,7 +69,7 @@ def test_what_was_there_before_and_what_is_not_full_stays() -> None:
 
 @moving
 @asked
-@pytest.mark.parametrize("name", ["OpenVINO int8", "onnxruntime MatMulNBits int8"])
+@pytest.mark.parametrize("name", ["numba int8", "onnxruntime MatMulNBits int8"])
 def test_weights_that_a_runtime_packs_lie_in_large_pages(name: str) -> None:
     kernel = candidates(4)[name]
     if reason := kernel.missing():

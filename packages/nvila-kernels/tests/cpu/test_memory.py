@@ -42,7 +42,7 @@ def test_the_heap_is_as_generous_after_packing_as_glibc_would_make_it(monkeypatc
     assert told[1:] == [(-3, 2**25), (-1, 2**26), 0]  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 
 
-def test_what_lies_together_within_what_lies_apart_is_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_lies_apart_within_what_lies_apart_does_so_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
 
     class Library:
@@ -54,9 +54,11 @@ def test_what_lies_together_within_what_lies_apart_is_for_a_while(monkeypatch: p
                 told.append(value)
 
     monkeypatch.setattr(memory, "glibc", Library)
-    with memory.apart(), memory.together():
-        assert told == [2**20, 2**25]
-    assert told[2:] == [2**20, 2**25]
+    with memory.apart():
+        with memory.apart():
+            assert told == [2**20, 2**20]
+        assert told[2:] == [2**20]
+    assert told[3:] == [2**25]
 
 
 def test_a_container_has_less_memory_than_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

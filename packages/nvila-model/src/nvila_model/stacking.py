@@ -36,6 +36,8 @@ GRAPH = 2**28
 """Bytes of weights in a graph of several blocks, at most: so much lies in a temporary file while it is packed."""
 SAVED = 1e-4
 """Seconds that a graph saves at every call of a block, at least: small operations outside take several times that."""
+SAVED_COMPILED = 4e-4
+"""The same for a compiled token: it saves the calls of four products besides."""
 
 
 def stack_of(llm: Qwen2, *, memory: float | None = None, int8_activations: bool = True) -> Stack | None:
@@ -53,8 +55,8 @@ def stack_of(llm: Qwen2, *, memory: float | None = None, int8_activations: bool 
         return None
     shapes = [shape_of(layer) for each in parts for layer in each.layers]
     alike = chosen_alike(
-        shapes, list(ACCURACY), whole=[NUMBA_INT8.name], saved=SAVED * len(parts), memory=memory,
-        int8_activations=int8_activations,
+        shapes, list(ACCURACY), saved=SAVED * len(parts), whole={NUMBA_INT8.name: SAVED_COMPILED * len(parts)},
+        memory=memory, int8_activations=int8_activations,
     )  # fmt: skip
     if alike is None:
         return None

@@ -93,7 +93,7 @@ def choose_alike(
     names: Sequence[str],
     *,
     saved: float,
-    whole: Sequence[str] = (),
+    whole: Mapping[str, float] | None = None,
     memory: float = MEMORY,
     int8_activations: bool = True,
 ) -> Alike | None:
@@ -104,7 +104,7 @@ def choose_alike(
         found: for each shape and both phases.
         names: the kernels that it can be.
         saved: seconds that are saved at every call of all layers; prompts that have kernels of their own save nothing.
-        whole: more kernels that it can be; those read prompts themselves, and save nothing there.
+        whole: more kernels that it can be, which read prompts themselves; and the seconds that each saves at a token.
         memory, int8_activations: as for ``choose``, which finds what each layer would have by itself.
     """
     alone = 0.0
@@ -112,14 +112,15 @@ def choose_alike(
         own = choose(shape, found[shape], memory=memory, int8_activations=int8_activations)
         alone += seconds(shape, own.kernels, found[shape])
     costs: list[tuple[float, Alike]] = []
+    whole = whole or {}
     for name in (*names, *whole):
         if not int8_activations and candidates(4)[name].activations == "int8":
             continue
         if not all(usable_(measured.get(name)) for shape in shapes for measured in found[shape].values()):
             continue
         one = sum(seconds(shape, dict.fromkeys(PHASES, name), found[shape]) for shape in shapes)
-        calls = CALLS["decode"] if name in whole else sum(CALLS.values())
-        costs.append((one - saved * calls, Alike(kernel=name, prompts={})))
+        gained = whole[name] * CALLS["decode"] if name in whole else saved * sum(CALLS.values())
+        costs.append((one - gained, Alike(kernel=name, prompts={})))
         if name in whole:
             continue
         readers = prompt_kernels(shapes, found, name, names, memory=memory, int8_activations=int8_activations)

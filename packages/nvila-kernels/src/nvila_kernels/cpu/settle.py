@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nvila_kernels.cpu.cache import timings
-from nvila_kernels.cpu.candidates import candidates
 from nvila_kernels.cpu.choice import MEMORY, Alike, Choice, choose, choose_alike, pays_twice
 from nvila_kernels.cpu.kernel import Codes
 from nvila_kernels.cpu.measurement import Measurement
@@ -107,7 +106,7 @@ def chosen_alike(
     names: Sequence[str],
     *,
     saved: float,
-    whole: Sequence[str] = (),
+    whole: Mapping[str, float] | None = None,
     memory: float | None = None,
     int8_activations: bool = True,
 ) -> Alike | None:
@@ -116,7 +115,6 @@ def chosen_alike(
     Without ``memory``, prompts have kernels of their own where ``pays_twice`` finds that worth it.
     """
     found = {shape: measured(shape, PHASES) for shape in set(shapes)}
-    whole = [name for name in whole if candidates(4)[name].missing() is None]
 
     def within(limit: float) -> Alike | None:
         return choose_alike(

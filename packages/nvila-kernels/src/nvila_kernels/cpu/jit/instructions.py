@@ -1,5 +1,6 @@
 """Which of the processor's vector instructions a product uses."""
 
+# pyright: basic
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -35,8 +36,8 @@ KINDS = (
     Instructions(
         name="AVX-512 VNNI", needs=(*BASE, "avx512f", "avx512vnni"), lanes=16, dots=True, rows=4, vectors=4, alone=4
     ),
-    Instructions(name="AVX-VNNI", needs=(*BASE, "avxvnni"), lanes=8, dots=True, rows=4, vectors=2, alone=4),
-    Instructions(name="AVX2", needs=BASE, lanes=8, dots=False, rows=4, vectors=2, alone=4),
+    Instructions(name="AVX-VNNI", needs=(*BASE, "avxvnni"), lanes=8, dots=True, rows=4, vectors=2, alone=8),
+    Instructions(name="AVX2", needs=BASE, lanes=8, dots=False, rows=4, vectors=2, alone=8),
 )
 """The best first."""
 

@@ -1,6 +1,6 @@
 """Rows of floats times a packed weight."""
 
-# pyright: basic
+# pyright: basic, reportCallIssue=false
 from collections.abc import Sequence
 from functools import cache
 

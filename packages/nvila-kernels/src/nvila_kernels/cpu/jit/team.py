@@ -4,7 +4,7 @@ numba has threads of its own, which start and end at each loop. A token has hund
 microseconds long, so here all threads run the whole function, and meet by counting.
 """
 
-# pyright: basic
+# pyright: basic, reportCallIssue=false
 import os
 import threading
 from collections.abc import Callable

@@ -8,7 +8,7 @@ instructions want them; zero points come off once a group, by the sums of the ac
 This is LLVM's language written by llvmlite, since nothing else in Python names vector instructions.
 """
 
-# pyright: basic
+# pyright: basic, reportCallIssue=false
 from functools import cache
 
 from llvmlite import ir
@@ -114,12 +114,13 @@ class Tile:
                 for row in self.rows:
                     a = builder.add(builder.add(scales, self.times(scale_step, row)), self.times(group.index, 8))
                     total = self.scaled(builder.load(sums[row][vector]), scale, zero, a)
-                    builder.store(builder.fadd(builder.load(totals[row][vector]), total, FUSED), totals[row][vector])
+                    before = builder.load(totals[row][vector])
+                    builder.store(builder.fadd(before, total, flags=FUSED), totals[row][vector])
         for row in self.rows:
             for vector in self.vectors:
                 address = self.offset(builder.add(out, self.times(out_step, row)), 4 * self.lanes * vector)
                 place = builder.inttoptr(address, self.floats.as_pointer())
-                builder.store(builder.load(totals[row][vector]), place).align = 4
+                builder.store(builder.load(totals[row][vector]), place, align=4)
 
     def begun(self, start, step, row: int, vector: int):
         """Where a sum of floats is kept; it begins with what stands at ``start``, or with zeros."""
@@ -166,8 +167,8 @@ class Tile:
         """A group's sums of integers as floats; ``address`` has the scale of the row's activations and their sum."""
         builder = self.builder
         a, x = (self.splat(self.read(self.offset(address, place), FLOAT, 4)) for place in (0, 4))
-        difference = builder.fsub(builder.sitofp(total, self.floats), builder.fmul(zero, x, FUSED), FUSED)
-        return builder.fmul(difference, builder.fmul(scale, a, FUSED), FUSED)
+        difference = builder.fsub(builder.sitofp(total, self.floats), builder.fmul(zero, x, flags=FUSED), flags=FUSED)
+        return builder.fmul(difference, builder.fmul(scale, a, flags=FUSED), flags=FUSED)
 
     def everywhere(self, address, place: int):
         """Four bytes, again and again."""
@@ -181,9 +182,7 @@ class Tile:
         return self.builder.shuffle_vector(first, nothing, constant(ir.VectorType(WORD, self.lanes), 0))
 
     def read(self, address, kind, align: int):
-        value = self.builder.load(self.builder.inttoptr(address, kind.as_pointer()))
-        value.align = align
-        return value
+        return self.builder.load(self.builder.inttoptr(address, kind.as_pointer()), align=align)
 
     def offset(self, address, count: int):
         return self.builder.add(address, number(count))
