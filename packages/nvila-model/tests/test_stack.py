@@ -1,10 +1,13 @@
 """Blocks in graphs and blocks that are compiled against the same blocks in torch."""
 
 import gc
+import os
+import signal
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from time import sleep
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import pytest
@@ -412,7 +415,7 @@ def test_a_compiled_token_is_what_its_blocks_in_torch_make_of_it(
     llm = Qwen2(vocab_size=8, layers=2, **sizes).eval()
     quantize_(llm.layers, QuantPolicy((("*.down_proj", W4A16(group_size=64)), ("*", W4A16(group_size=32)))))
     monkeypatch.setattr(stacking, "chosen_alike", compiled_products)
-    monkeypatch.setattr("nvila_model.token_buffers.team", lambda: Team(threads))
+    monkeypatch.setattr("nvila_model.compiled_stack.team", lambda: Team(threads))
     settle_language(llm)
     stack = cast("CompiledStack", llm.stack)
     embeds = torch.randn(rows, 9, sizes["width"])
@@ -433,6 +436,61 @@ def test_a_compiled_token_is_what_its_blocks_in_torch_make_of_it(
             assert float((found - expected).norm() / expected.norm()) < 2e-3
         for one, other in zip((caches[0].keys, caches[0].values), (caches[1].keys, caches[1].values), strict=True):
             assert float((one - other).norm() / other.norm()) < 2e-3
+
+
+def test_gradients_are_left_alone(llm: Qwen2, stacks: Turn) -> None:
+    """Outside of inference mode too a settled model answers, and nothing more."""
+    stacks()
+    cache = llm.cache(1, 4)
+    embeds = torch.randn(1, 3, 64, requires_grad=True)
+    prompt = llm(embeds, cache=cache)
+    token = llm(embeds[:, :1], cache=cache)
+    assert prompt.isfinite().all()
+    assert token.isfinite().all()
+
+
+def test_another_number_of_threads_may_go_on_with_an_answer(
+    llm: Qwen2, compiled: Turn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeds = torch.randn(1, 4, 64)
+    compiled()
+
+    def answer(*threads: int) -> list[Tensor]:
+        cache = llm.cache(1, 4)
+        found: list[Tensor] = []
+        for token, count in enumerate(threads):
+            monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
+            found.append(llm(embeds[:, token, None], cache=cache))
+        return found
+
+    with torch.inference_mode():
+        for one, other in zip(answer(1, 1, 1, 1), answer(1, 3, 2, 1), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes of POSIX can be forked")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own(llm: Qwen2, compiled: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent's are not there; who waited for them would wait for ever."""
+    compiled()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    embeds = torch.randn(1, 2, 64)
+    with torch.inference_mode():
+        cache = llm.cache(1, 2)
+        llm(embeds[:, :1], cache=cache)
+        child = os.fork()
+        if child == 0:
+            llm(embeds[:, 1:], cache=cache)
+            os._exit(0)
+        for _ in range(200):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                break
+            sleep(0.05)
+        else:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        assert (done, status) == (child, 0)
 
 
 def test_a_compiled_cache_can_go_back(llm: Qwen2, compiled: Turn) -> None:

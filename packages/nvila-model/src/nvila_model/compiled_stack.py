@@ -10,6 +10,8 @@ from typing import cast
 from weakref import WeakKeyDictionary
 
 import torch
+from nvila_kernels.cpu.jit.instructions import Instructions, here
+from nvila_kernels.cpu.jit.team import team
 from nvila_kernels.cpu.shape import DECODE_ROWS
 from torch import Tensor
 
@@ -18,6 +20,7 @@ from nvila_model.prompt_blocks import PromptBlocks
 from nvila_model.stack import Stack, plain
 from nvila_model.token_blocks import TokenBlocks
 from nvila_model.token_buffers import TokenBuffers
+from nvila_model.token_program import token_program
 
 
 class CompiledStack(Stack):
@@ -36,6 +39,7 @@ class CompiledStack(Stack):
         self.tokens, self.prompts = tokens, prompts
         self.kv_heads, self.head_dim = kv_heads, head_dim
         self.buffers_of: WeakKeyDictionary[KVCache, TokenBuffers] = WeakKeyDictionary()
+        self.program = token_program(cast(Instructions, here()))
 
     def cache(self, batch: int, length: int) -> KVCache:
         return KVCache(
@@ -61,7 +65,8 @@ class CompiledStack(Stack):
         if stored is None or not decoding:
             return self.prompts(embeds, positions, mask, stored, wanted)
         stored.end(1)
+        together = team()
         buffers = self.buffers_of.get(stored)
-        if buffers is None:
-            buffers = self.buffers_of[stored] = TokenBuffers(self.tokens, stored)
-        return buffers.step(embeds, positions, mask, stored)
+        if buffers is None or buffers.threads != together.threads:
+            buffers = self.buffers_of[stored] = TokenBuffers(self.tokens, stored, together.threads)
+        return buffers.step(self.program, embeds, positions, mask, stored, together)

@@ -164,7 +164,7 @@ class Qwen2(nn.Module):
         rope_theta: base of the rotary frequencies.
         rope_factor: linear scaling; position ``p`` is seen as ``p / rope_factor``.
 
-    ``stack`` is None, or what stands for all blocks and the norm (``nvila_model.graph_stack``).
+    ``stack`` is None, or what stands for all blocks and the norm (``nvila_model.stacking``).
     """
 
     def __init__(

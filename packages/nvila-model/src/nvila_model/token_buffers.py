@@ -3,18 +3,16 @@
 # pyright: basic
 from __future__ import annotations
 
-from typing import Self, cast
+from typing import Self
 
 import numpy as np
 import torch
-from nvila_kernels.cpu.jit.instructions import Instructions, here
 from nvila_kernels.cpu.jit.product import told
-from nvila_kernels.cpu.jit.team import team
+from nvila_kernels.cpu.jit.team import Program, Team
 from torch import Tensor
 
 from nvila_model.cache import KVCache
 from nvila_model.token_blocks import TokenBlocks
-from nvila_model.token_program import token_program
 
 
 class TokenBuffers:
@@ -23,12 +21,12 @@ class TokenBuffers:
     Args:
         blocks: what stands in them.
         cache: of float32.
+        threads: that run a token.
     """
 
-    def __init__(self, blocks: TokenBlocks, cache: KVCache) -> None:
-        self.blocks = blocks
-        self.team = team()
-        threads, rows = self.team.threads, cache.batch
+    def __init__(self, blocks: TokenBlocks, cache: KVCache, threads: int) -> None:
+        self.blocks, self.threads = blocks, threads
+        rows = cache.batch
         qkv, o, gate_up, down = blocks.weights[0]
         everything = [each for block in blocks.weights for each in block]
         heads, head_dim = blocks.heads, 2 * len(blocks.frequencies)
@@ -46,29 +44,38 @@ class TokenBuffers:
                 torch.empty(threads, rows, max(each.groups * each.group for each in everything), dtype=torch.int8),
                 torch.empty(threads, rows, max(each.groups for each in everything), 2),
             )
-        self.program = token_program(cast(Instructions, here()))
         self.weights = np.stack([told(block) for block in blocks.weights])
         self.space = [each.numpy() for each in space]
         self.nothing = np.zeros((rows, 0), np.uint8)
 
-    def step(self, embeds: Tensor, positions: Tensor | None, mask: Tensor | None, cache: KVCache) -> Tensor:
+    def step(
+        self,
+        program: Program,
+        embeds: Tensor,
+        positions: Tensor | None,
+        mask: Tensor | None,
+        cache: KVCache,
+        team: Team,
+    ) -> Tensor:
         """Normed states of one new position a row, ``[b, 1, width]`` -> the same.
 
         Args:
+            program: that makes them.
             cache: the one that these buffers are for.
+            team: with as many threads as they are for.
             positions: int64 ``[b or 1, 1]``; by default the place in the cache.
             mask: bool ``[b or 1, 1, 1, filled + 1]``, True where a row may look; by default everywhere.
         """
         start = cache.length
-        self.x.copy_(embeds[:, 0])
+        self.x.copy_(embeds.detach()[:, 0])
         if positions is None:
             self.places.fill_(start)
         else:
             self.places.copy_(positions.expand(len(self.x), 1)[:, 0])
         hidden = self.nothing if mask is None else hidden_places(mask, len(self.x))
         blocks = self.blocks
-        self.team.run(
-            self.program, self.x.numpy(), self.places.numpy(), hidden, cache.keys.numpy(), cache.values.numpy(), start,
+        team.run(
+            program, self.x.numpy(), self.places.numpy(), hidden, cache.keys.numpy(), cache.values.numpy(), start,
             blocks.heads, self.weights, blocks.norms.numpy(), blocks.biases.numpy(), blocks.eps,
             blocks.frequencies.numpy(), *self.space,
         )  # fmt: skip

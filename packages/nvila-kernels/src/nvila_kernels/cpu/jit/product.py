@@ -172,5 +172,5 @@ class Product:
         codes = np.empty((rows, weight.groups * weight.group), np.int8)
         scales = np.empty((rows, weight.groups, 2), np.float32)
         many = rows * weight.outputs * weight.inputs >= FEW
-        (team() if many else ALONE).run(self.run, x.numpy(), self.told, codes, scales, out)
+        (team() if many else ALONE).run(self.run, x.detach().numpy(), self.told, codes, scales, out)
         return torch.from_numpy(out)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+Program: TypeAlias = Callable[..., None]
+"""What every thread of a team calls with its number, how many there are, where they meet, and more; it never fails."""
 LINE = 8
 """Counters are so many apart, a line of the processor's cache each."""
 PATIENCE = 2000
@@ -24,7 +27,7 @@ PATIENCE = 2000
 
 
 class Team:
-    """As many threads as torch has now, the caller among them; one function at a time."""
+    """Some threads, the caller among them; they run one function at a time."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -32,17 +35,17 @@ class Team:
         self.meeting = np.zeros(LINE, dtype=np.int64)
         self.others = ThreadPoolExecutor(threads - 1, thread_name_prefix="nvila") if threads > 1 else None
 
-    def run(self, function: Callable[..., None], *arguments: object) -> None:
-        """Every thread calls ``function(thread, threads, meeting, *arguments)``, without the GIL; it must not fail."""
+    def run(self, program: Program, *arguments: object) -> None:
+        """Returns when all threads have run it. Those who wait for others in it must not hold the GIL."""
+        if self.others is None:
+            program(0, 1, self.meeting, *arguments)
+            return
         with self.lock:
-            if self.others is None:
-                function(0, 1, self.meeting, *arguments)
-                return
             running = [
-                self.others.submit(function, thread, self.threads, self.meeting, *arguments)
+                self.others.submit(program, thread, self.threads, self.meeting, *arguments)
                 for thread in range(1, self.threads)
             ]
-            function(0, self.threads, self.meeting, *arguments)
+            program(0, self.threads, self.meeting, *arguments)
             for each in running:
                 each.result()
 
@@ -56,7 +59,7 @@ def _team(threads: int, process: int) -> Team:
 
 
 def team() -> Team:
-    """Of this process, by ``torch.get_num_threads()``."""
+    """Of this process, with as many threads as torch has now; a process that was forked has none of its parent's."""
     return _team(torch.get_num_threads(), os.getpid())
 
 
