@@ -3,6 +3,8 @@
 import gc
 import os
 import signal
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -491,6 +493,12 @@ def test_a_forked_process_has_threads_of_its_own(llm: Qwen2, compiled: Turn, mon
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
         assert (done, status) == (child, 0)
+
+
+def test_nothing_is_imported_for_compiling_before_something_is_compiled() -> None:
+    """So that everything else works where numba is not installed, and begins without waiting for it where it is."""
+    code = "import sys, nvila_model.settled, nvila_model.cli; assert not {'numba', 'llvmlite'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_compiled_cache_can_go_back(llm: Qwen2, compiled: Turn) -> None:

@@ -16,7 +16,9 @@ class Instructions:
         name: shown to people.
         needs: LLVM's names of what the processor must have.
         lanes: sums of 32 bits in a vector.
-        dots: whether one instruction sums four products; otherwise three do, with sums of 16 bits in between.
+        dots: whether one instruction sums four products; otherwise there are sums of 16 bits in between.
+        octets: of inputs whose products are summed before anything is stored. In 16 bits four octets have room: two
+            products of 15 and 127 make a sum, and eight of those 30,480.
         rows: of a tile where there are many.
         vectors: of outputs in such a tile.
         alone: vectors of outputs in a tile of one row.
@@ -26,6 +28,7 @@ class Instructions:
     needs: tuple[str, ...]
     lanes: int
     dots: bool
+    octets: int
     rows: int
     vectors: int
     alone: int
@@ -34,10 +37,17 @@ class Instructions:
 BASE = ("avx2", "fma", "f16c")
 KINDS = (
     Instructions(
-        name="AVX-512 VNNI", needs=(*BASE, "avx512f", "avx512vnni"), lanes=16, dots=True, rows=4, vectors=4, alone=4
+        name="AVX-512 VNNI",
+        needs=(*BASE, "avx512f", "avx512vnni"),
+        lanes=16,
+        dots=True,
+        octets=2,
+        rows=4,
+        vectors=4,
+        alone=4,
     ),
-    Instructions(name="AVX-VNNI", needs=(*BASE, "avxvnni"), lanes=8, dots=True, rows=4, vectors=2, alone=8),
-    Instructions(name="AVX2", needs=BASE, lanes=8, dots=False, rows=4, vectors=2, alone=8),
+    Instructions(name="AVX-VNNI", needs=(*BASE, "avxvnni"), lanes=8, dots=True, octets=2, rows=4, vectors=2, alone=8),
+    Instructions(name="AVX2", needs=BASE, lanes=8, dots=False, octets=4, rows=4, vectors=2, alone=8),
 )
 """The best first."""
 

@@ -20,6 +20,8 @@ OUTPUTS = 64
 """Outputs of a block."""
 OCTET = 8
 """Inputs whose codes lie together."""
+SMALLEST = 4 * OCTET
+"""Groups are so many inputs, or a multiple of that."""
 TAIL = 3 * OUTPUTS
 """Bytes behind the codes of a group: scales of 16 bits, zero points of 8."""
 SOME = 2**22
@@ -69,11 +71,11 @@ def size(n: int, k: int, group: int) -> int:
 def pack(codes: Int4Codes) -> Weight:
     """Outputs are filled up with zeros to whole blocks, inputs to whole groups.
 
-    Raises: ValueError for groups that are no multiple of 16 inputs.
+    Raises: ValueError for groups that are no multiple of 32 inputs.
     """
     n, k, group = codes.out_features, codes.in_features, codes.group_size
-    if group % (2 * OCTET):
-        raise ValueError(f"groups of {group}; it takes multiples of {2 * OCTET}")
+    if group % SMALLEST:
+        raise ValueError(f"groups of {group}; it takes multiples of {SMALLEST}")
     blocks, groups = -(-n // OUTPUTS), -(-k // group)
     stream = take(size(n, k, group))
     lines = stream.view(blocks, groups, stride(group))

@@ -96,18 +96,11 @@ class Tile:
             read = builder.add(codes, builder.mul(group.index, self.times(octets, OCTET)))
             for each in self.each(sums):
                 builder.store(constant(self.words, 0), each)
-            with cgutils.for_range(builder, octets) as octet:
-                at = builder.add(lines, self.times(builder.add(self.times(octet.index, OUTPUTS), first), 4))
-                low, high = zip(
-                    *(self.halves(self.offset(at, 4 * self.lanes * each)) for each in self.vectors), strict=True
-                )
-                for row in self.rows:
-                    x = builder.add(builder.add(read, self.times(octet.index, OCTET)), self.times(inputs, row))
-                    four, next_four = self.everywhere(x, 0), self.everywhere(x, OCTET // 2)
-                    for vector in self.vectors:
-                        place = sums[row][vector]
-                        products = ((low[vector], four), (high[vector], next_four))
-                        builder.store(self.summed(builder.load(place), products), place)
+            some = self.instructions.octets
+            with cgutils.for_range(builder, builder.sdiv(octets, number(some))) as step:
+                octet = self.times(step.index, some)
+                at = builder.add(lines, self.times(builder.add(self.times(octet, OUTPUTS), first), 4))
+                self.add(sums, some, at, builder.add(read, self.times(octet, OCTET)), inputs)
             behind = builder.add(lines, self.times(octets, 4 * OUTPUTS))
             for vector in self.vectors:
                 scale, zero = self.scale_and_zero(behind, first, vector)
@@ -140,19 +133,40 @@ class Tile:
         upper = builder.bitcast(builder.lshr(builder.bitcast(both, self.shorts), four), self.bytes)
         return builder.and_(both, mask), builder.and_(upper, mask)
 
-    def summed(self, total, products):
-        """A vector of sums, and products of four inputs more for each pair of codes and activations."""
+    def add(self, sums, octets: int, lines, codes, inputs) -> None:
+        """Products of some octets onto the sums of words."""
         builder = self.builder
+        found = [[self.opened(place) for place in row] for row in sums]
+        for octet in range(octets):
+            at = self.offset(lines, 4 * OUTPUTS * octet)
+            halves = [self.halves(self.offset(at, 4 * self.lanes * vector)) for vector in self.vectors]
+            for row in self.rows:
+                x = self.offset(builder.add(codes, self.times(inputs, row)), OCTET * octet)
+                fours = self.everywhere(x, 0), self.everywhere(x, OCTET // 2)
+                for vector in self.vectors:
+                    for half, four in zip(halves[vector], fours, strict=True):
+                        found[row][vector] = self.summed(found[row][vector], half, four)
+        for row, places in zip(found, sums, strict=True):
+            for total, place in zip(row, places, strict=True):
+                builder.store(self.closed(total, place), place)
+
+    def opened(self, place):
+        """What products are added to: sums of words, or sums of 16 bits that are new."""
+        return self.builder.load(place) if self.instructions.dots else constant(self.shorts, 0)
+
+    def summed(self, total, code, x):
+        """Products of four inputs more."""
         if self.instructions.dots:
             name = f"llvm.x86.avx512.vpdpbusd.{32 * self.lanes}"
-            for code, x in products:
-                words = (builder.bitcast(each, self.words) for each in (code, x))
-                total = self.call(name, self.words, total, *words)
+            return self.call(name, self.words, total, *(self.builder.bitcast(each, self.words) for each in (code, x)))
+        return self.builder.add(total, self.call("llvm.x86.avx2.pmadd.ub.sw", self.shorts, code, x))
+
+    def closed(self, total, place):
+        """The sums of words with what was added."""
+        if self.instructions.dots:
             return total
-        # two sums of 16 bits hold 4 x 15 x 127 at most
-        low, high = (self.call("llvm.x86.avx2.pmadd.ub.sw", self.shorts, code, x) for code, x in products)
-        pairs = builder.add(low, high)
-        return builder.add(total, self.call("llvm.x86.avx2.pmadd.wd", self.words, pairs, constant(self.shorts, 1)))
+        pairs = self.call("llvm.x86.avx2.pmadd.wd", self.words, total, constant(self.shorts, 1))
+        return self.builder.add(self.builder.load(place), pairs)
 
     def scale_and_zero(self, address, first, vector: int):
         """Of a group, as floats."""
