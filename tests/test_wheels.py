@@ -26,11 +26,15 @@ WITHOUT_TRITON = "import sys; sys.modules['triton'] = None\n"
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 from importlib.metadata import distribution
+from importlib.util import find_spec
 package = importlib.import_module(sys.argv[1])
 names = [found.name for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
 names = [name for name in names if not name.endswith("__main__")]
 if sys.modules.get("triton", package) is None:
     names = [name for name in names if ".triton" not in name]
+if find_spec("numba") is None:
+    compiled = (".jit.", ".compiled_stack", ".token_buffers", ".token_program")
+    names = [name for name in names if not any(part in name for part in compiled)]
 for name in names:
     importlib.import_module(name)
 for script in distribution(sys.argv[1].replace("_", "-")).entry_points:
