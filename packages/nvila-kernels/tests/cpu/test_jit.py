@@ -1,7 +1,12 @@
 """Compiled products and what stands between them: against float64, on every kind of instructions that can run here."""
 
+import json
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -207,7 +212,7 @@ def test_a_processor_without_these_instructions_is_told() -> None:
 
 
 def test_numba_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "numba", None)
+    monkeypatch.setitem(sys.modules, "numba", None)
     reason = NUMBA_INT8.missing() or ""
     assert reason.startswith("numba cannot be imported (")
     assert reason.endswith("): pip install 'nvila-kernels[cpu]'")
@@ -222,6 +227,40 @@ def test_the_best_instructions_that_a_processor_has() -> None:
         for more in ((), ("avx512f",), ("avxvnni",), ("avx512f", "avx512vnni", "avxvnni"))
     ]
     assert names == ["AVX2", "AVX2", "AVX-VNNI", "AVX-512 VNNI"]
+
+
+def test_a_kind_that_is_named_is_used_if_there_is_one() -> None:
+    new = dict.fromkeys(("avx2", "fma", "f16c", "avxvnni"), True)
+    kind = instructions.best(new, "AVX2")
+    assert kind is not None
+    assert kind.name == "AVX2"
+    told = (
+        r"NVILA_KERNELS_INSTRUCTIONS is 'AVX-512 VNNI', this processor has AVX-VNNI, AVX2: name one of them, or leave"
+    )
+    with pytest.raises(ValueError, match=told):
+        instructions.best(new, "AVX-512 VNNI")
+    with pytest.raises(ValueError, match="this processor has none of those that are known"):
+        instructions.best({}, "AVX2")
+
+
+@pytest.mark.parametrize("name", ["AVX2", "AVX9"])
+def test_the_environment_names_a_kind_for_a_process(name: str, cache_folder: Path) -> None:
+    code = (
+        "import nvila_kernels.cpu as cpu; from nvila_kernels.cpu.jit.instructions import here; "
+        "cpu.timings().of(cpu.Shape(rows=1, k=64, n=8, group=32)); print(here().name)"
+    )
+    told = {**os.environ, "NVILA_KERNELS_INSTRUCTIONS": name}
+    done = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True)
+    kept = json.loads((cache_folder / "cpu.json").read_text())
+    (where,) = kept
+    assert f", {name}, " in where
+    found = kept[where]["1x64x8 w4 g32"]["numba int8"]
+    if name == "AVX2":
+        assert done.stdout == "AVX2\n"
+        assert found["refused"] is None
+    else:
+        assert "NVILA_KERNELS_INSTRUCTIONS is 'AVX9'" in done.stderr
+        assert "NVILA_KERNELS_INSTRUCTIONS is 'AVX9'" in found["refused"]
 
 
 @njit(nogil=True)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+INSTRUCTIONS = "NVILA_KERNELS_INSTRUCTIONS"
+"""Environment variable that names the vector instructions of compiled products, by default the best there are."""
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -22,10 +24,13 @@ def processor(cpuinfo: Path = CPUINFO) -> str:
 
 
 def machine() -> str:
-    """Processor, its vector instructions as torch sees them, threads and how they wait, and versions of libraries."""
+    """Processor, its vector instructions as torch sees them or as they are named for compiled products, threads and how
+    they wait, and versions of libraries.
+    """
     libraries = ", ".join(f"{name} {installed(name)}" for name in ("onnxruntime", "numba"))
+    vectors = os.environ.get(INSTRUCTIONS) or torch.backends.cpu.get_cpu_capability()
     return (
-        f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads "
+        f"{processor()}, {vectors}, {torch.get_num_threads()} threads "
         f"({waiting()}), torch {torch.__version__}, {libraries}"
     )
 

@@ -1,11 +1,14 @@
 """Which of the processor's vector instructions a product uses."""
 
 # pyright: basic
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
 from llvmlite import binding
+
+from nvila_kernels.cpu.machine import INSTRUCTIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +55,26 @@ KINDS = (
 """The best first."""
 
 
-def best(features: Mapping[str, bool]) -> Instructions | None:
-    """The first kind that a processor with these features has; None if it has none."""
-    return next((kind for kind in KINDS if all(features.get(name) for name in kind.needs)), None)
+def best(features: Mapping[str, bool], only: str | None = None) -> Instructions | None:
+    """The best kind that a processor with these features has; None if it has none.
+
+    Args:
+        features: by LLVM's names.
+        only: the name of a kind to use instead.
+
+    Raises: ValueError for the name of a kind that it has not.
+    """
+    found = [kind for kind in KINDS if all(features.get(name) for name in kind.needs)]
+    if not only:
+        return next(iter(found), None)
+    named = [kind for kind in found if kind.name == only]
+    if not named:
+        names = ", ".join(kind.name for kind in found) or "none of those that are known"
+        raise ValueError(f"{INSTRUCTIONS} is {only!r}, this processor has {names}: name one of them, or leave it out")
+    return named[0]
 
 
 @cache
 def here() -> Instructions | None:
-    """The best kind of this processor."""
-    return best(binding.get_host_cpu_features())
+    """What this processor has, or what ``$NVILA_KERNELS_INSTRUCTIONS`` says."""
+    return best(binding.get_host_cpu_features(), os.environ.get(INSTRUCTIONS))
