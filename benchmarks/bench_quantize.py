@@ -1,6 +1,7 @@
 """What does nano lose in few bits, and what does each step of calibration give back?
 
     OMP_NUM_THREADS=1 uv run python benchmarks/bench_quantize.py [--calibration 24] [--test 48] [--answers 500]
+        [--settled]
 
 Calibration on training scenes of the playground; the answers scored are those of test scenes, which the model is shown
 (teacher forcing). "divergence" is the mean Kullback-Leibler divergence of its next-token distributions from those of
@@ -14,6 +15,9 @@ third of it, and 8 bits with a scale a token to be hardly visible.
 prints the share of exact matches, the difference from the float model in points with the standard error of a paired
 comparison, and how many answers were lost and won. A minute a row for 500. At the end AWQ is held against rounding, in
 the same groups: the paired differences of the loss and of the answers.
+
+``--settled`` shows what the kernels of this machine's processor cost besides, which round activations to 8 bits: behind
+each language model a row of the same model on them, held against itself in floats.
 """
 
 import argparse
@@ -28,6 +32,7 @@ from nvila_kernels.quantization import dequantize_int4
 from nvila_model import NVILA, Image, ModelInputs
 from nvila_model.checkpoint.quantized import quantized_layers
 from nvila_model.quantized import SIGLIP_FOLDS, quantize_part, qwen2_folds, tiles
+from nvila_model.settled import settle_model
 from nvila_model.vision import VisionTower
 from nvila_train.evaluate import evaluate
 from nvila_train.playground import Scene, Split, samples
@@ -76,6 +81,7 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=24, help="scenes that scales and ranges are fitted to")
     parser.add_argument("--test", type=int, default=48, help="scenes that are scored")
     parser.add_argument("--answers", type=int, default=0, help="questions a kind that are answered")
+    parser.add_argument("--settled", action="store_true", help="the kernels of this processor too")
     parser.add_argument("--seed", type=int, default=4242, help="of those questions")
     options = parser.parse_args()
     model = NVILA.from_pretrained("nano").eval()
@@ -91,16 +97,18 @@ def main() -> None:
             model = NVILA.from_pretrained("nano").eval()
             error = quantize(model, part, scheme, folded=folded, calibration=calibration)
             found, found_losses = predicted(model, test)
-            pairs = list(zip(found, exact, strict=True))
-            divergence = torch.stack([F.kl_div(a, b, log_target=True, reduction="batchmean") for a, b in pairs])
-            same = torch.cat([a.argmax(-1) == b.argmax(-1) for a, b in pairs]).float().mean()
-            spread = divergence.std() / len(divergence) ** 0.5
-            worse = found_losses - losses
-            print(f"{name:44}  {divergence.mean():.5f} +- {spread:.5f}    {same:6.2%}", end="")
-            print(f"   {worse.mean():+.4f} +- {worse.std() / len(worse) ** 0.5:.4f}   {error:.4f}", end="")
-            answers = answered(model, options)
+            print(f"{name:44}  {apart(found, exact, found_losses - losses)}   {error:.4f}", end="")
+            answers = answered(with_float_products(model), options)
             scored[name] = found_losses, answers
             print(compared(answers, right) if options.answers else "", flush=True)
+            if options.settled and part == "llm":
+                model = NVILA.from_pretrained("nano").eval()
+                quantize(model, part, scheme, folded=folded, calibration=calibration)
+                settle_model(model)
+                settled, its_losses = predicted(model, test)
+                label = "  on the kernels of this processor"
+                print(f"{label:44}  {apart(settled, found, its_losses - found_losses)}         ", end="")
+                print(compared(answered(model, options), answers) if options.answers else "", flush=True)
     for groups in ("", " in groups of 32"):
         rounded, fitted = (scored[f"w4a16{groups}, {how}"] for how in ("rounded", "AWQ scales, clipped"))
         better = fitted[0] - rounded[0]
@@ -109,11 +117,19 @@ def main() -> None:
         print(compared(fitted[1], rounded[1]) if options.answers else "")
 
 
+def apart(found: Sequence[Tensor], exact: Sequence[Tensor], worse: Tensor) -> str:
+    """How far distributions are from others, and losses."""
+    pairs = list(zip(found, exact, strict=True))
+    divergence = torch.stack([F.kl_div(a, b, log_target=True, reduction="batchmean") for a, b in pairs])
+    same = torch.cat([a.argmax(-1) == b.argmax(-1) for a, b in pairs]).float().mean()
+    spreads = [each.std() / len(each) ** 0.5 for each in (divergence, worse)]
+    return f"{divergence.mean():.5f} +- {spreads[0]:.5f}    {same:6.2%}   {worse.mean():+.4f} +- {spreads[1]:.4f}"
+
+
 def answered(model: NVILA, options: argparse.Namespace) -> Tensor:
     """Which questions of the test set are answered right, bool ``[questions]``."""
     if not options.answers:
         return torch.zeros(0, dtype=torch.bool)
-    model = with_float_products(model)
     return torch.tensor([result.right for result in evaluate(model, seed=options.seed, count=options.answers)])
 
 

@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nvila_kernels.cpu import arena
 from nvila_kernels.cpu.jit import layout
+from nvila_kernels.cpu.measurement import measure
 from nvila_kernels.cpu.numba_int4 import NUMBA_INT8
+from nvila_kernels.cpu.shape import Shape
 from nvila_kernels.quantization import Int4Codes, quantize_int4
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,6 +28,7 @@ if NUMBA_INT8.missing():
 import numpy as np
 from llvmlite import binding
 from numba import njit
+from numba.core.errors import TypingError
 from nvila_kernels.cpu.jit import functions, instructions, team
 from nvila_kernels.cpu.jit.product import Product
 
@@ -209,6 +212,16 @@ def test_a_processor_without_these_instructions_is_told() -> None:
             Product(weight)
         patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "SVE256")
         assert NUMBA_INT8.missing() == "there are compiled products for processors with AVX2 only"
+
+
+def test_what_cannot_be_compiled_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: object) -> None:
+        raise TypingError("no such function\nand a long story")
+
+    monkeypatch.setattr("nvila_kernels.cpu.jit.product.multiplier_of_rows", fails)
+    measured = measure({"numba int8": NUMBA_INT8}, Shape(rows=1, k=32, n=8, group=32))["numba int8"]
+    assert measured.seconds is None
+    assert (measured.refused or "").endswith("cannot compile the product: no such function")
 
 
 def test_numba_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

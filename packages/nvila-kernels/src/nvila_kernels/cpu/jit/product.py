@@ -4,9 +4,11 @@
 from collections.abc import Sequence
 from functools import cache
 
+import numba
 import numpy as np
 import torch
 from numba import from_dtype, njit, types
+from numba.core.errors import NumbaError
 from torch import Tensor
 
 from nvila_kernels.cpu.jit.bits import as_float, float_at
@@ -155,7 +157,7 @@ class Product:
         instructions: to use; by default the best of this processor.
 
     Shapes: contiguous float32 ``[rows, inputs]`` -> float32 ``[rows, outputs]``.
-    Raises: RuntimeError on a processor that has none of them.
+    Raises: RuntimeError on a processor that has none of them, or where numba cannot compile it.
     """
 
     def __init__(self, weight: Weight, *, instructions: Instructions | None = None) -> None:
@@ -163,7 +165,10 @@ class Product:
         if instructions is None:
             raise RuntimeError("the processor has not AVX2, which these products need: use another kernel")
         self.weight, self.told = weight, told([weight])
-        self.run = multiplier_of_rows(instructions)
+        try:
+            self.run = multiplier_of_rows(instructions)
+        except NumbaError as error:
+            raise RuntimeError(f"numba {numba.__version__} cannot compile the product: {error.msg}") from error
 
     def __call__(self, x: Tensor) -> Tensor:
         # arrays of numpy: weights push torch out of the processor's cache, and then its tensors take far longer to make

@@ -8,7 +8,7 @@ instructions want them; zero points come off once a group, by the sums of the ac
 This is LLVM's language written by llvmlite, since nothing else in Python names vector instructions.
 """
 
-# pyright: basic, reportCallIssue=false
+# pyright: basic, reportCallIssue=false, reportArgumentType=false
 from functools import cache
 
 from llvmlite import ir
