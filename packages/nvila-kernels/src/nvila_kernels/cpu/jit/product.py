@@ -1,6 +1,6 @@
 """Rows of floats times a packed weight."""
 
-# pyright: basic, reportCallIssue=false
+# pyright: basic, reportCallIssue=false, reportAttributeAccessIssue=false
 from collections.abc import Sequence
 from functools import cache
 
