@@ -45,6 +45,10 @@ class TokenBuffers:
                 torch.empty(threads, rows, max(each.groups for each in everything), 2),
             )
         self.weights = np.stack([told(block) for block in blocks.weights])
+        # arrays are made once: between tokens the weights push out of the processor's cache what would make them
+        self.states, self.turns = self.x.numpy(), self.places.numpy()
+        self.norms, self.biases = blocks.norms.numpy(), blocks.biases.numpy()
+        self.frequencies = blocks.frequencies.numpy()
         self.space = [each.numpy() for each in space]
         self.nothing = np.zeros((rows, 0), np.uint8)
 
@@ -75,9 +79,8 @@ class TokenBuffers:
         hidden = self.nothing if mask is None else hidden_places(mask, len(self.x))
         blocks = self.blocks
         team.run(
-            program, self.x.numpy(), self.places.numpy(), hidden, cache.keys.numpy(), cache.values.numpy(), start,
-            blocks.heads, self.weights, blocks.norms.numpy(), blocks.biases.numpy(), blocks.eps,
-            blocks.frequencies.numpy(), *self.space,
+            program, self.states, self.turns, hidden, cache.keys.numpy(), cache.values.numpy(), start, blocks.heads,
+            self.weights, self.norms, self.biases, blocks.eps, self.frequencies, *self.space,
         )  # fmt: skip
         return self.x[:, None].to(embeds.dtype, copy=True)
 

@@ -8,6 +8,7 @@ products. 128 inputs of 64 outputs take 67 lines of the processor's cache, and n
 ``codes (b 64) (g o 2 4) -> lines b g o 64 4``
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -52,11 +53,6 @@ class Weight:
         """Of an output, the last one filled up."""
         return -(-self.inputs // self.group)
 
-    @property
-    def stride(self) -> int:
-        """Bytes of a group of a block."""
-        return stride(self.group)
-
 
 def stride(group: int) -> int:
     """Bytes that a group of inputs takes in a block."""
@@ -80,8 +76,7 @@ def pack(codes: Int4Codes) -> Weight:
     stream = take(size(n, k, group))
     lines = stream.view(blocks, groups, stride(group))
     largest = float(codes.scale.abs().max())
-    factor = largest / LARGEST if largest > 0 else 1.0
-    factor = 2.0 ** torch.tensor(factor).log2().floor().item()
+    factor = 2.0 ** math.floor(math.log2(largest / LARGEST)) if 0 < largest < math.inf else 1.0
     some = max(1, SOME // (OUTPUTS * groups * group))
     for first in range(0, blocks, some):
         rows = slice(first * OUTPUTS, (first + some) * OUTPUTS)
