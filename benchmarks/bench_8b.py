@@ -27,12 +27,12 @@ POOL = 1 << 24
 def make(folder: Path, name: str, layers: int | None) -> None:
     """Write a checkpoint of random weights, a shard at a time."""
     import torch
-    from nvila_model.assemble import assemble
+    from nvila_model.checkpoint.assemble import assemble
     from nvila_model.checkpoint.names import published_names
     from nvila_model.checkpoint.save import write_descriptions
-    from nvila_model.checkpoint.shards import Shard, Unit, write_index, write_shard
+    from nvila_model.inputs.tokenizer import Tokenizer
     from nvila_model.presets import preset
-    from nvila_model.tokenizer import Tokenizer
+    from nvila_model.quantization.shards import Shard, Unit, write_index, write_shard
 
     config = preset(name)
     if layers:

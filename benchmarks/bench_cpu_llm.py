@@ -34,7 +34,7 @@ from time import perf_counter
 from typing import Any, cast
 
 import torch
-from nvila_model.openmp import wait_briefly
+from nvila_model.cpu.openmp import wait_briefly
 from torch import Tensor, nn
 
 WIDTH, MLP, HEADS, KV_HEADS, VOCABULARY = 1536, 8960, 12, 2, 151936
@@ -71,22 +71,22 @@ def timed(prefill: Callable[[], object], step: Callable[[], object], answer: int
 
 def ours(options: argparse.Namespace) -> dict[str, Any]:
     from nvila_kernels import Int4Linear
-    from nvila_kernels.cpu import Shape, settle_
-    from nvila_kernels.cpu.choice import layer_bytes
+    from nvila_kernels.cpu import Shape, optimize_
     from nvila_kernels.cpu.matmul_nbits import ACCURACY
     from nvila_kernels.cpu.memory import apart, give_back
     from nvila_kernels.cpu.numba_int4 import NUMBA_INT8
-    from nvila_kernels.cpu.settle import chosen_alike
+    from nvila_kernels.cpu.packed_linear import measure_alike
+    from nvila_kernels.cpu.selection import layer_bytes
     from nvila_kernels.policy import linear_layers
-    from nvila_model.prefill import prefill
-    from nvila_model.qwen2 import Qwen2
-    from nvila_model.settled import screened, settle_language
-    from nvila_model.vocabulary import StoredEmbedding
+    from nvila_model.cpu.optimize import optimize_language, screened
+    from nvila_model.generation.prefill import prefill
+    from nvila_model.network.qwen2 import Qwen2
+    from nvila_model.network.vocabulary import StoredEmbedding
 
     sizes = ((WIDTH, WIDTH + 2 * KV_HEADS * WIDTH // HEADS), (WIDTH, WIDTH), (WIDTH, 2 * MLP), (MLP, WIDTH))
     shapes = [Shape(rows=1, k=k, n=n, group=GROUP) for k, n in sizes]
-    chosen_alike(shapes, list(ACCURACY), whole={NUMBA_INT8.name: 0.0}, saved=0.0)  # measured before memory counts
-    settle_(nn.Sequential(*(Int4Linear(k, n, group_size=GROUP) for k, n in sizes)))
+    measure_alike(shapes, list(ACCURACY), whole={NUMBA_INT8.name: 0.0}, saved=0.0)  # measured before memory counts
+    optimize_(nn.Sequential(*(Int4Linear(k, n, group_size=GROUP) for k, n in sizes)))
     screened(torch.randn(2**15, WIDTH))(torch.ones(1, WIDTH))
     with torch.device("meta"):
         model = Qwen2(
@@ -117,7 +117,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
             norm = block.get_submodule(name).to_empty(device="cpu")
             nn.init.ones_(norm.weight)
     with apart():
-        settled = settle_language(model, memory=options.memory)
+        settled = optimize_language(model, memory=options.memory)
     for each in settled:
         kernels |= {f"{phase}: {kernel}" for phase, kernel in each.choice.kernels.items()}
     cache = model.cache(1, options.prompt + options.answer)

@@ -17,9 +17,9 @@ from typing import Any, cast
 import open_clip
 import torch
 from nvila_kernels import W8A8, QuantPolicy
-from nvila_kernels.cpu import settle_
-from nvila_model.quantized import SIGLIP_FOLDS, quantize_part
-from nvila_model.vision import VisionTower, without_final_norm
+from nvila_kernels.cpu import optimize_
+from nvila_model.network.vision import VisionTower, without_final_norm
+from nvila_model.quantization.blocks import SIGLIP_FOLDS, quantize_part
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 from torch import Tensor
 from torch.nn import functional as F
@@ -56,7 +56,7 @@ def quantized(tower: VisionTower, calibration: Tensor) -> VisionTower:
     other = copy.deepcopy(tower)
     policy = QuantPolicy((("trunk.blocks.*", W8A8()),))
     quantize_part(other, "trunk.blocks", policy, SIGLIP_FOLDS, other, [calibration])
-    kernels = {name for each in settle_(other, phases=("prefill",)) for name in each.choice.kernels.values()}
+    kernels = {name for each in optimize_(other, phases=("prefill",)) for name in each.choice.kernels.values()}
     print("kernels:", ", ".join(sorted(kernels)))
     return other
 

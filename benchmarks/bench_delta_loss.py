@@ -25,15 +25,15 @@ from typing import Any
 
 import torch
 from nvila_model import NVILA
-from nvila_model.media import Image, Video
-from nvila_model.messages import Conversation
-from nvila_model.processor import Processor
-from nvila_model.qwen2 import Qwen2
-from nvila_model.vision import VisionTower
+from nvila_model.inputs.media import Image, Video
+from nvila_model.inputs.messages import Conversation
+from nvila_model.inputs.processor import Processor
+from nvila_model.network.qwen2 import Qwen2
+from nvila_model.network.vision import VisionTower
 from nvila_train import delta_loss
 from nvila_train.delta_loss.distinct import distinct
 from nvila_train.evaluate import file_of
-from nvila_train.playground import KINDS, Scene, draw
+from nvila_train.nano.drawing import KINDS, Scene, draw
 
 SMALL_LAYERS = 2
 

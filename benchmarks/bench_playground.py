@@ -13,7 +13,7 @@ import sys
 from collections import Counter, defaultdict
 from time import process_time
 
-from nvila_train.playground import KINDS, draw
+from nvila_train.nano.drawing import KINDS, draw
 
 
 def milliseconds(kind: str, count: int, *, encode: bool = False) -> float:

@@ -30,12 +30,12 @@ from nvila_kernels import W4A16, W8A8, Int4Linear, QuantPolicy
 from nvila_kernels.policy import Scheme
 from nvila_kernels.quantization import dequantize_int4
 from nvila_model import NVILA, Image, ModelInputs
-from nvila_model.checkpoint.quantized import quantized_layers
-from nvila_model.quantized import SIGLIP_FOLDS, quantize_part, qwen2_folds, tiles
-from nvila_model.settled import settle_model
-from nvila_model.vision import VisionTower
+from nvila_model.checkpoint.quantized_layers import quantized_layers
+from nvila_model.cpu.optimize import optimize_model
+from nvila_model.network.vision import VisionTower
+from nvila_model.quantization.blocks import SIGLIP_FOLDS, quantize_part, qwen2_folds, tiles
 from nvila_train.evaluate import evaluate
-from nvila_train.playground import Scene, Split, samples
+from nvila_train.nano.drawing import Scene, Split, samples
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -104,7 +104,7 @@ def main() -> None:
             if options.settled and part == "llm":
                 model = NVILA.from_pretrained("nano").eval()
                 quantize(model, part, scheme, folded=folded, calibration=calibration)
-                settle_model(model)
+                optimize_model(model)
                 settled, its_losses = predicted(model, test)
                 label = "  on the kernels of this processor"
                 print(f"{label:44}  {apart(settled, found, its_losses - found_losses)}         ", end="")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from delta_loss_pool import QUALITIES
-from nvila_train.playground import KINDS
+from nvila_train.nano.drawing import KINDS
 
 Key = tuple[str, float]
 """A method and the share of the pool that it keeps."""

@@ -18,7 +18,7 @@ from random import Random
 from typing import Any
 
 from nvila_train.evaluate import file_of
-from nvila_train.playground import KINDS, Split, draw
+from nvila_train.nano.drawing import KINDS, Split, draw
 
 QUESTIONS = 3
 """Records about one scene, at most."""

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from nvila_train.playground import draw
+from nvila_train.nano.drawing import draw
 
 EXAMPLES = {
     "receipt.png": ("documents", 9317, ["What is the total?", "What is the shop called?"]),

@@ -8,9 +8,9 @@ uv run python examples/swap_parts.py
 import torch
 from nvila_compress import SpatialToChannel
 from nvila_model import NVILA
-from nvila_model.projector import Projector
-from nvila_model.qwen2 import Qwen2
-from nvila_model.vision import VisionTower
+from nvila_model.network.projector import Projector
+from nvila_model.network.qwen2 import Qwen2
+from nvila_model.network.vision import VisionTower
 from nvila_tiling import DynamicS2
 from PIL import Image
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from nvila_model import NVILAConfig
-from nvila_model.assemble import assemble
+from nvila_model.checkpoint.assemble import assemble
 from nvila_model.checkpoint.hub import NANO
-from nvila_model.tokenizer import Tokenizer
+from nvila_model.inputs.tokenizer import Tokenizer
 from PIL import Image
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 from nvila_model import NVILA
-from nvila_model.checkpoint.folder import read_json
 from nvila_model.checkpoint.original import OriginalTensors
+from nvila_model.checkpoint.tensor_folder import read_json
 
 
 def files(folder: Path) -> set[str]:

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nvila_model.assemble import build_processor
+from nvila_model.checkpoint.assemble import build_processor
 from nvila_model.checkpoint.layout import open_checkpoint
-from nvila_model.inputs import ModelInputs
-from nvila_model.labels import label_answers, match_greedily
-from nvila_model.llava import read_llava
-from nvila_model.media import Image, MediaWarning, Video
+from nvila_model.inputs.labels import label_answers, match_greedily
+from nvila_model.inputs.llava import read_llava
+from nvila_model.inputs.media import Image, MediaWarning, Video
+from nvila_model.inputs.model_inputs import ModelInputs
+from nvila_model.inputs.processor import Processor
+from nvila_model.inputs.tokenizer import Tokenizer
 from nvila_model.parity import Parity
-from nvila_model.processor import Processor
-from nvila_model.tokenizer import Tokenizer
 
 Case = dict[str, Any]
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from nvila_model.checkpoint.names import published_names, split
-from nvila_model.fusion import IGNORE
-from nvila_model.llava import read_llava
-from nvila_model.loss import token_losses
+from nvila_model.inputs.llava import read_llava
+from nvila_model.network.fusion import IGNORE
+from nvila_model.network.loss import token_losses
 from nvila_train.data import bins, join
 from nvila_train.delta_loss.answers import features, log_probabilities
 from nvila_train.packing import pack

@@ -7,8 +7,8 @@ import pytest
 import torch
 from nvila_kernels.cpu.folder import FOLDER
 from nvila_model import NVILA, NVILAConfig
-from nvila_model.assemble import assemble
-from nvila_model.tokenizer import Tokenizer
+from nvila_model.checkpoint.assemble import assemble
+from nvila_model.inputs.tokenizer import Tokenizer
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 

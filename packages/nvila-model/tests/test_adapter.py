@@ -9,8 +9,8 @@ import pytest
 import torch
 from nvila_model import NVILA
 from nvila_model.checkpoint.adapter import add_adapter
-from nvila_model.checkpoint.folder import CheckpointError
-from nvila_model.quantized import quantize_model
+from nvila_model.checkpoint.tensor_folder import CheckpointError
+from nvila_model.quantization.blocks import quantize_model
 from safetensors.torch import save_file
 from torch import Tensor
 

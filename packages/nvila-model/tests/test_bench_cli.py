@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nvila_kernels.cpu import SettledModule
+from nvila_kernels.cpu import PackedModule
 from nvila_kernels.cpu.folder import FOLDER
 from nvila_model import NVILA, Image, Sampling
 from nvila_model.cli.app import app
-from nvila_model.quantized import quantize_model
-from nvila_model.settled import settle_model
+from nvila_model.cpu.optimize import optimize_model
+from nvila_model.quantization.blocks import quantize_model
 from typer.testing import CliRunner
 
 
@@ -67,9 +67,9 @@ def test_a_settled_model_says_nearly_the_same(head: bool) -> None:
     inputs = model.needed_processor()(talk)
     with torch.inference_mode():
         before = model(inputs).logits[0]
-        done = settle_model(model, head=head)
+        done = optimize_model(model, head=head)
         after = model(inputs).logits[0]
-    assert all(isinstance(model.get_submodule(each.name), SettledModule) for each in done)
+    assert all(isinstance(model.get_submodule(each.name), PackedModule) for each in done)
     assert ("llm.lm_head.rough" in [each.name for each in done]) == head
     assert torch.nn.functional.cosine_similarity(before.flatten(), after.flatten(), dim=0) > 0.99
     assert model.generate(talk, sampling=Sampling(max_new_tokens=3))

@@ -10,11 +10,11 @@ from nvila_kernels import Int4Linear
 from nvila_kernels.calibrate import Fold, fold_
 from nvila_model import NVILA, Image, ModelInputs
 from nvila_model.checkpoint import CheckpointError
-from nvila_model.checkpoint.blocks import StoredBlocks
 from nvila_model.checkpoint.layout import open_checkpoint
-from nvila_model.checkpoint.quantize import outline, quantize_checkpoint
-from nvila_model.quantized import quantize_model, usual_policy
-from nvila_model.vocabulary import StoredEmbedding, StoredHead
+from nvila_model.network.vocabulary import StoredEmbedding, StoredHead
+from nvila_model.quantization.blocks import quantize_model, usual_policy
+from nvila_model.quantization.stored_blocks import StoredBlocks
+from nvila_model.quantization.streaming import outline, quantize_checkpoint
 from torch import nn
 
 Calibration = Callable[[NVILA], Sequence[ModelInputs]]

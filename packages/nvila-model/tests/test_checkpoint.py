@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from nvila_model import NVILA, CheckpointError, Image, Sampling, export_hf
-from nvila_model.checkpoint.folder import INDEX, ONE_FILE, CheckpointWarning, resized
+from nvila_model.checkpoint.tensor_folder import INDEX, ONE_FILE, CheckpointWarning, resized
 from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file
 

@@ -288,7 +288,7 @@ def test_nothing_asked_shows_the_help() -> None:
 
 
 def test_terminal_chat_ends_at_end_of_input(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nvila_model.cli import chat
+    from nvila_model.cli.commands import chat
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

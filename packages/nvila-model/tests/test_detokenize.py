@@ -2,7 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from nvila_model.detokenize import TextStream
+from nvila_model.generation.detokenize import TextStream
 
 
 def decode(ids) -> str:

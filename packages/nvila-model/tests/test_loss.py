@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from nvila_model.fusion import IGNORE
-from nvila_model.loss import token_losses
+from nvila_model.network.fusion import IGNORE
+from nvila_model.network.loss import token_losses
 
 WIDTH, VOCABULARY = 6, 50
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from nvila_model.openmp import SETTINGS, wait_briefly
+from nvila_model.cpu.openmp import SETTINGS, wait_briefly
 
 
 def test_settings_are_added_where_nobody_has_any() -> None:

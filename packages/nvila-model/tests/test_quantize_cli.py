@@ -9,10 +9,10 @@ import pytest
 import torch
 from nvila_kernels.quantization import quantize_int4
 from nvila_model import NVILA
-from nvila_model.checkpoint.quantize import quantize_checkpoint
-from nvila_model.checkpoint.quantized import quantized_layers
+from nvila_model.checkpoint.quantized_layers import quantized_layers
 from nvila_model.cli.app import app
-from nvila_model.quantized import quantize_model, usual_policy
+from nvila_model.quantization.blocks import quantize_model, usual_policy
+from nvila_model.quantization.streaming import quantize_checkpoint
 from PIL import Image as PILImage
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -174,7 +174,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
 PEAK = """
 import resource, sys
 from pathlib import Path
-from nvila_model.checkpoint.quantize import quantize_checkpoint
+from nvila_model.quantization.streaming import quantize_checkpoint
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 quantize_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), shard_bytes=40_000_000)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)

@@ -9,9 +9,9 @@ from nvila_kernels import Int4Linear, Int8Linear
 from nvila_kernels.calibrate import Fold, fold_
 from nvila_kernels.calibrate.fold import width
 from nvila_model import NVILA, Image, ModelInputs
-from nvila_model.quantized import SIGLIP_FOLDS, quantize_model, qwen2_folds
-from nvila_model.qwen2 import Qwen2
-from nvila_model.vision import VisionTower
+from nvila_model.network.qwen2 import Qwen2
+from nvila_model.network.vision import VisionTower
+from nvila_model.quantization.blocks import SIGLIP_FOLDS, quantize_model, qwen2_folds
 from torch import Tensor, nn
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}

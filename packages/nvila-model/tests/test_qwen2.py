@@ -1,10 +1,10 @@
 """Our Qwen2 against transformers' with the same random weights, and its own laws."""
 
-import nvila_model.prefill as reading
+import nvila_model.generation.prefill as reading
 import pytest
 import torch
-from nvila_model.fusion import attention_mask
-from nvila_model.qwen2 import Qwen2
+from nvila_model.network.fusion import attention_mask
+from nvila_model.network.qwen2 import Qwen2
 
 SIZES = {"vocab_size": 97, "width": 48, "layers": 3, "heads": 6, "kv_heads": 2, "mlp_width": 80}
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from nvila_model.sampling import Sampler, Sampling, distribution, penalized
+from nvila_model.generation.sampling import Sampler, Sampling, distribution, penalized
 
 SCORES = torch.log(torch.tensor([[0.5, 0.25, 0.15, 0.1]]))
 

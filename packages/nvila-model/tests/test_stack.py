@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import pytest
 import torch
 from nvila_kernels import W4A16, Int4Linear, QuantPolicy, quantize_
-from nvila_kernels.cpu import Settled, Shape
-from nvila_kernels.cpu.choice import Alike
+from nvila_kernels.cpu import OptimizedLayer, Shape
 from nvila_kernels.cpu.dense import DENSE4
 from nvila_kernels.cpu.matmul_nbits import NBITS_FLOAT
 from nvila_kernels.cpu.numba_int4 import NUMBA_INT8
-from nvila_model import stacking
-from nvila_model.cache import KVCache
-from nvila_model.graph_stack import GraphStack
-from nvila_model.joined import join_
-from nvila_model.qwen2 import Qwen2, causal_mask
-from nvila_model.settled import screened, settle_language
-from nvila_model.stacking import stack_of
+from nvila_kernels.cpu.selection import Alike
+from nvila_model.cpu import stacking
+from nvila_model.cpu.graph_stack import GraphStack
+from nvila_model.cpu.joined_layers import join_
+from nvila_model.cpu.optimize import optimize_language, screened
+from nvila_model.cpu.stacking import stack_of
+from nvila_model.network.cache import KVCache
+from nvila_model.network.qwen2 import Qwen2, causal_mask
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from nvila_model.compiled_stack import CompiledStack
+    from nvila_model.cpu.compiled_stack import CompiledStack
 
 LAYERS = 3
 
@@ -65,11 +65,11 @@ Turn: TypeAlias = Callable[[], Qwen2]
 @pytest.fixture
 def outer(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> Turn:
     """Graphs of onnxruntime, which write into a cache outside."""
-    monkeypatch.setattr(stacking, "chosen_alike", floats)
+    monkeypatch.setattr(stacking, "measure_alike", floats)
     monkeypatch.setattr(stacking, "GRAPH", 2**16)  # two blocks
 
     def turn() -> Qwen2:
-        done = settle_language(llm)
+        done = optimize_language(llm)
         assert [each.name for each in done] == ["stack.graphs.0", "stack.graphs.1"]
         assert isinstance(llm.stack, GraphStack)
         return llm
@@ -82,10 +82,10 @@ def compiled(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> Turn:
     """Compiled functions, which round activations to 8 bits, and a cache outside."""
     if reason := NUMBA_INT8.missing():
         pytest.skip(reason)
-    monkeypatch.setattr(stacking, "chosen_alike", compiled_products)
+    monkeypatch.setattr(stacking, "measure_alike", compiled_products)
 
     def turn() -> Qwen2:
-        done = settle_language(llm)
+        done = optimize_language(llm)
         assert len(done) == 4 * LAYERS
         assert {each.name for each in done} >= {
             "stack.prompts.blocks.0.self_attn.qkv_proj.layer", "stack.prompts.blocks.2.mlp.down_proj",
@@ -226,7 +226,7 @@ def test_refuses_rows_that_the_cache_has_not(stacks: Turn) -> None:
 
 def test_a_model_is_settled_once(stacks: Turn) -> None:
     with pytest.raises(ValueError, match="was settled before: load it again to choose other kernels"):
-        settle_language(stacks())
+        optimize_language(stacks())
 
 
 def test_states_between_the_blocks_stay_in_the_graphs(stacks: Turn) -> None:
@@ -301,13 +301,13 @@ def test_a_graph_cannot_be_saved(stacks: Turn) -> None:
 
 
 def test_blocks_stay_where_other_kernels_gain_more(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stacking, "chosen_alike", floats)
+    monkeypatch.setattr(stacking, "measure_alike", floats)
     assert stack_of(llm) is None  # layers that read the same are not joined
     join_(llm)
-    monkeypatch.setattr(stacking, "chosen_alike", lambda *_, **__: None)
+    monkeypatch.setattr(stacking, "measure_alike", lambda *_, **__: None)
     assert stack_of(llm) is None
     assert len(llm.layers) == LAYERS
-    assert isinstance(settle_language(llm)[0], Settled)  # each layer by itself
+    assert isinstance(optimize_language(llm)[0], OptimizedLayer)  # each layer by itself
 
 
 def test_nothing_is_kept_of_the_layers(llm: Qwen2, stacks: Turn) -> None:
@@ -335,11 +335,11 @@ def test_prompts_are_read_by_blocks_beside_the_graphs(llm: Qwen2, monkeypatch: p
         second = llm(embeds[:, 10:20], cache=cache, mask=both_ways)
         return [first, second, llm(embeds[:, 20:21], cache=cache), llm(embeds[:, 21:], cache=cache), llm(embeds)]
 
-    monkeypatch.setattr(stacking, "chosen_alike", float_prompts)
+    monkeypatch.setattr(stacking, "measure_alike", float_prompts)
     monkeypatch.setattr(stacking, "GRAPH", 2**16)
     with torch.inference_mode():
         expected = answer()
-        done = settle_language(llm)
+        done = optimize_language(llm)
         for found, other in zip(answer(), expected, strict=True):
             torch.testing.assert_close(found, other, rtol=1e-3, atol=1e-3)
         rough = llm(embeds.bfloat16())
@@ -356,11 +356,11 @@ def test_tokens_of_many_rows_are_read_like_prompts(
 ) -> None:
     if kind is compiled_products and (reason := NUMBA_INT8.missing()):
         pytest.skip(reason)
-    monkeypatch.setattr(stacking, "chosen_alike", kind)
+    monkeypatch.setattr(stacking, "measure_alike", kind)
     embeds = torch.randn(20, 1, 64)
     with torch.inference_mode():
         expected = llm(embeds)
-        settle_language(llm)
+        optimize_language(llm)
         stack = cast(GraphStack, llm.stack)
         for rows, buffers in ((20, 0), (16, 1)):
             cache = llm.cache(rows, 1)
@@ -369,10 +369,10 @@ def test_tokens_of_many_rows_are_read_like_prompts(
 
 
 def test_no_weight_lies_unpacked_beside_both_packings(llm: Qwen2, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stacking, "chosen_alike", float_prompts)
+    monkeypatch.setattr(stacking, "measure_alike", float_prompts)
     join_(llm)
     layers = [weakref.ref(layer) for layer in llm.modules() if isinstance(layer, Int4Linear)]
-    settle_language(llm)
+    optimize_language(llm)
     gc.collect()
     assert not any(layer() for layer in layers)
 
@@ -410,15 +410,15 @@ def test_a_compiled_token_is_what_its_blocks_in_torch_make_of_it(
     """The same products, and torch between them: only the order of sums differs, and a code that falls on an edge."""
     if reason := NUMBA_INT8.missing():
         pytest.skip(reason)
-    from nvila_kernels.cpu.jit.team import Team
+    from nvila_kernels.cpu.compiled.threads import Team
 
     torch.manual_seed(0)
     sizes = {"width": 64, "heads": 4, "kv_heads": 2, "mlp_width": 96, **SHAPES[shape]}
     llm = Qwen2(vocab_size=8, layers=2, **sizes).eval()
     quantize_(llm.layers, QuantPolicy((("*.down_proj", W4A16(group_size=64)), ("*", W4A16(group_size=32)))))
-    monkeypatch.setattr(stacking, "chosen_alike", compiled_products)
-    monkeypatch.setattr("nvila_model.compiled_stack.team", lambda: Team(threads))
-    settle_language(llm)
+    monkeypatch.setattr(stacking, "measure_alike", compiled_products)
+    monkeypatch.setattr("nvila_model.cpu.compiled_stack.team", lambda: Team(threads))
+    optimize_language(llm)
     stack = cast("CompiledStack", llm.stack)
     embeds = torch.randn(rows, 9, sizes["width"])
     hidden = torch.rand(rows, 1, 1, 9) < 0.3
@@ -497,7 +497,9 @@ def test_a_forked_process_has_threads_of_its_own(llm: Qwen2, compiled: Turn, mon
 
 def test_nothing_is_imported_for_compiling_before_something_is_compiled() -> None:
     """So that everything else works where numba is not installed, and begins without waiting for it where it is."""
-    code = "import sys, nvila_model.settled, nvila_model.cli; assert not {'numba', 'llvmlite'} & sys.modules.keys()"
+    code = (
+        "import sys, nvila_model.cpu.optimize, nvila_model.cli\nassert not {'numba', 'llvmlite'} & sys.modules.keys()"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

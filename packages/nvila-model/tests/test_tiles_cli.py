@@ -15,7 +15,7 @@ from nvila_kernels.cpu.folder import FOLDER
 from nvila_kernels.triton import tune, tuned
 from nvila_kernels.triton.tuned import Problem
 from nvila_model.cli.app import app
-from nvila_model.cli.tiles import layers
+from nvila_model.cli.kernel_tiles import layers
 from typer.testing import CliRunner
 
 LITE_2B = {

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from nvila_model.checkpoint.names import join, published_names, split
-from nvila_model.vision import VisionTower
+from nvila_model.network.vision import VisionTower
 
 SIZES = {"image_size": 56, "patch_size": 14, "width": 48, "layers": 4, "heads": 4, "mlp_width": 101}
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from nvila_model.settled import screened
-from nvila_model.vocabulary import ScreenedHead, highest
+from nvila_model.cpu.optimize import screened
+from nvila_model.network.vocabulary import ScreenedHead, highest
 from torch import nn
 from torch.nn import functional as F
 

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 from nvila_model import NVILA
+from nvila_train.conversation_task import ConversationTask
 from nvila_train.data.conversations import ConversationDataset
-from nvila_train.objectives.alignment import AlignmentTask
-from nvila_train.objectives.answers import AnswerTask
-from nvila_train.objectives.conversations import ConversationTask
-from nvila_train.objectives.patches import PatchTask
-from nvila_train.objectives.questions import QuestionTask
-from nvila_train.objectives.written import WrittenTask
+from nvila_train.nano.objectives.alignment import AlignmentTask
+from nvila_train.nano.objectives.answering import AnswerTask
+from nvila_train.nano.objectives.patches import PatchTask
+from nvila_train.nano.objectives.questions import QuestionTask
+from nvila_train.nano.objectives.scene_reading import WrittenTask
+from nvila_train.nano.scene_stream import SceneStream
 from nvila_train.recipe import Recipe, RecipeError
-from nvila_train.stream import SceneStream
 from nvila_train.trainee import Trainee, param_groups
 from nvila_train.trainer import distributed
 from nvila_train.trainer.blocks import prepared

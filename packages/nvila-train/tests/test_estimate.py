@@ -10,8 +10,8 @@ from nvila_model import NVILA, NVILAConfig
 from nvila_model.estimate import outline
 from nvila_train.cli.app import app
 from nvila_train.cli.estimate import card_bytes, description, read, size
-from nvila_train.estimate import Cost, Load, estimate_step, filled, step_loss
-from nvila_train.live import Live
+from nvila_train.estimate.live_bytes import Live
+from nvila_train.estimate.step import Cost, Load, estimate_step, filled, step_loss
 from nvila_train.nf4 import is_packed, packed_bytes
 from nvila_train.recipe import RecipeError
 from nvila_train.trainer.blocks import prepared

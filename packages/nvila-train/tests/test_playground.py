@@ -9,11 +9,11 @@ from random import Random
 
 import numpy as np
 import pytest
-from nvila_train.playground import KINDS, Scene, draw, samples
-from nvila_train.playground.canvas import seen_size
-from nvila_train.playground.documents import MAKERS, draw_document
-from nvila_train.playground.fonts import FACES, letter
-from nvila_train.playground.targets import CHARACTERS
+from nvila_train.nano.drawing import KINDS, Scene, draw, samples
+from nvila_train.nano.drawing.canvas import seen_size
+from nvila_train.nano.drawing.documents.documents import MAKERS, draw_document
+from nvila_train.nano.drawing.fonts import FACES, letter
+from nvila_train.nano.drawing.targets import CHARACTERS
 
 SPLITS = ("train", "test")
 

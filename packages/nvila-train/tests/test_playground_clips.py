@@ -7,8 +7,8 @@ from random import Random
 import av
 import numpy as np
 import pytest
-from nvila_train.playground import draw
-from nvila_train.playground.clips import STORIES, draw_clip
+from nvila_train.nano.drawing import draw
+from nvila_train.nano.drawing.clips import STORIES, draw_clip
 
 
 def evenly(frames: np.ndarray, count: int = 8) -> np.ndarray:

@@ -4,7 +4,7 @@ import PIL.Image
 import pytest
 import torch
 from nvila_tiling import DynamicS2
-from nvila_train.playground import DENSE_CLASSES, IGNORE, Glyph, Object, Question, Scene, draw, patch_targets
+from nvila_train.nano.drawing import DENSE_CLASSES, IGNORE, Glyph, Object, Question, Scene, draw, patch_targets
 
 TILER = DynamicS2(scales=(64, 128, 192), max_tiles=12)
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from nvila_model.media import Image, Video
+from nvila_model.inputs.media import Image, Video
 from nvila_model.nvila import NVILA
-from nvila_train.conversation import conversation, turns
-from nvila_train.objectives.questions import NOTHING, SHARED, QuestionTask
-from nvila_train.stream import SceneStream
+from nvila_train.nano.conversation import conversation, turns
+from nvila_train.nano.objectives.questions import NOTHING, SHARED, QuestionTask
+from nvila_train.nano.scene_stream import SceneStream
 from nvila_train.trainee import Trainee
 
 STREAM = SceneStream(seed=3, mix={"shapes": 1.0, "documents": 1.0, "charts": 1.0, "clips": 1.0})

@@ -12,7 +12,7 @@ import pytest
 from nvila_train.cli.app import app
 from nvila_train.cli.progress import Display, told
 from nvila_train.curves import curve, ticks
-from nvila_train.dry import dry_run
+from nvila_train.dry_run import dry_run
 from nvila_train.recipe import Recipe, RecipeError
 from nvila_train.report import ReportError, Shown, write_report
 from nvila_train.trainer.log import records, rewind

@@ -10,7 +10,7 @@ from nvila_model import NVILA
 from nvila_train import run as running
 from nvila_train.cli.app import app
 from nvila_train.cli.estimate import read as formats
-from nvila_train.dry import dry_run
+from nvila_train.dry_run import dry_run
 from nvila_train.recipe import Recipe, RecipeError
 from nvila_train.run import begin, run
 from nvila_train.trainer import rounded as module

@@ -8,8 +8,9 @@ import pytest
 import torch
 from nvila_model import NVILA
 from nvila_train.cli.app import app
-from nvila_train.objectives.patches import telling
-from nvila_train.patch_heads import (
+from nvila_train.nano.drawing import KINDS
+from nvila_train.nano.objectives.patches import telling
+from nvila_train.nano.patch_heads import (
     BACKGROUND,
     SHAPES,
     WEIGHTS,
@@ -18,10 +19,9 @@ from nvila_train.patch_heads import (
     patch_losses,
     targets_of,
 )
-from nvila_train.playground import KINDS
+from nvila_train.nano.patch_labels import PatchLabels
 from nvila_train.recipe import Recipe, RecipeError
 from nvila_train.run import run, task_of
-from nvila_train.targets import PatchLabels
 from nvila_train.trainee import PARTS, Trainee, new_trainee, param_groups
 from nvila_train.trainer import checkpoint
 from nvila_train.trainer.loop import NotFiniteError, train

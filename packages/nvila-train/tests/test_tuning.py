@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 import torch
 from nvila_model import NVILA, Image
-from nvila_model.checkpoint.folder import CheckpointError
+from nvila_model.checkpoint.tensor_folder import CheckpointError
 from nvila_train.adapter import load_adapter, save_adapter
 from nvila_train.nf4 import BITS, MissingExtraError, packed, packed_bytes, unpacked
 from nvila_train.recipe import Recipe, RecipeError

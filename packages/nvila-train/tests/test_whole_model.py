@@ -13,7 +13,7 @@ WORKER = Path(__file__).parent / "processes" / "whole.py"
 STEPS = 4
 
 
-PRELOAD = ["nvila_train.trainer.loop", "torch.distributed.fsdp", "nvila_train.objectives.patches", "nvila_model"]
+PRELOAD = ["nvila_train.trainer.loop", "torch.distributed.fsdp", "nvila_train.nano.objectives.patches", "nvila_model"]
 
 
 def train(folder: Path, *, world: int, **more: Any) -> tuple[list[float], dict[str, torch.Tensor]]:

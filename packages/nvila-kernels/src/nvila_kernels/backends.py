@@ -1,7 +1,7 @@
 """Which implementation an operation runs on.
 
 ``reference``  plain torch, any device
-``cpu``        kernels of other libraries, chosen by measurement; ``nvila_kernels.cpu.settle_`` is for whole models
+``cpu``        kernels of other libraries, chosen by measurement; ``nvila_kernels.cpu.optimize_`` is for whole models
 ``triton``     the GPU kernels: NVIDIA compute capability 8.0 and later
 
 Nothing here touches a GPU or imports triton before an operation asks for it.

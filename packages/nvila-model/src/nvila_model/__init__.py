@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from nvila_model.checkpoint import CheckpointError, export_hf
     from nvila_model.config import NVILAConfig
     from nvila_model.estimate import count_tokens, estimate_memory
-    from nvila_model.generate import Answer, BudgetError
-    from nvila_model.inputs import ModelInputs
-    from nvila_model.media import Image, Video
+    from nvila_model.generation.generate import Answer, BudgetError
+    from nvila_model.generation.sampling import Sampling
+    from nvila_model.inputs.media import Image, Video
+    from nvila_model.inputs.model_inputs import ModelInputs
+    from nvila_model.inputs.processor import Processor
+    from nvila_model.inputs.sources import MediaError
     from nvila_model.nvila import NVILA
     from nvila_model.parity import Parity
     from nvila_model.presets import list_models, preset
-    from nvila_model.processor import Processor
-    from nvila_model.sampling import Sampling
-    from nvila_model.sources import MediaError
 
 __all__ = [
     "NVILA",
@@ -42,17 +42,17 @@ __all__ = [
 
 _MODULES = {
     "NVILA": "nvila",
-    "Answer": "generate",
-    "BudgetError": "generate",
+    "Answer": "generation.generate",
+    "BudgetError": "generation.generate",
     "CheckpointError": "checkpoint",
-    "Image": "media",
-    "MediaError": "sources",
-    "ModelInputs": "inputs",
+    "Image": "inputs.media",
+    "MediaError": "inputs.sources",
+    "ModelInputs": "inputs.model_inputs",
     "NVILAConfig": "config",
     "Parity": "parity",
-    "Processor": "processor",
-    "Sampling": "sampling",
-    "Video": "media",
+    "Processor": "inputs.processor",
+    "Sampling": "generation.sampling",
+    "Video": "inputs.media",
     "count_tokens": "estimate",
     "estimate_memory": "estimate",
     "export_hf": "checkpoint",

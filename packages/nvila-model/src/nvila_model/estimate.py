@@ -16,14 +16,14 @@ from nvila_compress import SpatioTemporalPool
 from nvila_tiling import DynamicS2, DynamicTiles, SingleTile, TilePlan, Tiler
 from torch import nn
 
-from nvila_model.assemble import build_llm, build_processor, build_vision
+from nvila_model.checkpoint.assemble import build_llm, build_processor, build_vision
 from nvila_model.config import EncoderConfig, NVILAConfig
-from nvila_model.framing import Framing
-from nvila_model.inputs import TiledVideo
+from nvila_model.inputs.model_inputs import TiledVideo
+from nvila_model.inputs.tokenizer import Tokenizer
+from nvila_model.network.framing import Framing
+from nvila_model.network.projector import build_projector
 from nvila_model.nvila import NVILA, VISION_BATCH
 from nvila_model.presets import preset
-from nvila_model.projector import build_projector
-from nvila_model.tokenizer import Tokenizer
 
 Weights = Literal["float32", "bfloat16", "w4a16", "w8a8+w4a16"]
 

@@ -19,16 +19,16 @@ from nvila_tiling import Grid, TiledImage, TilePlan, Tiler, merge_grid, merge_sc
 from torch import Tensor, nn
 
 from nvila_model.config import NVILAConfig
-from nvila_model.framing import Framing
-from nvila_model.fusion import Fused, attention_mask, fuse
-from nvila_model.generate import Answer, Stream, generate
-from nvila_model.inputs import ModelInputs, TiledVideo
-from nvila_model.loss import token_losses
-from nvila_model.qwen2 import Qwen2
-from nvila_model.sampling import Sampling
+from nvila_model.generation.generate import Answer, Stream, generate
+from nvila_model.generation.sampling import Sampling
+from nvila_model.inputs.model_inputs import ModelInputs, TiledVideo
+from nvila_model.network.framing import Framing
+from nvila_model.network.fusion import Fused, attention_mask, fuse
+from nvila_model.network.loss import token_losses
+from nvila_model.network.qwen2 import Qwen2
 
 if TYPE_CHECKING:
-    from nvila_model.processor import Conversation, Processor
+    from nvila_model.inputs.processor import Conversation, Processor
 
 VISION_BATCH = 32
 """Tiles that go through the vision tower at once outside training; bounds the memory of long videos."""

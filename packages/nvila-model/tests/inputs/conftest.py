@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from nvila_model.template import QWEN2
-from nvila_model.tokenizer import Tokenizer
+from nvila_model.inputs.template import QWEN2
+from nvila_model.inputs.tokenizer import Tokenizer
 from tokenizers import pre_tokenizers
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "[BOS]", "[PAD]")

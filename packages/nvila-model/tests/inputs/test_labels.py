@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nvila_model.labels import IGNORE, label_answers, match_greedily
-from nvila_model.template import TemplateError
-from nvila_model.tokenizer import Tokenizer
+from nvila_model.inputs.labels import IGNORE, label_answers, match_greedily
+from nvila_model.inputs.template import TemplateError
+from nvila_model.inputs.tokenizer import Tokenizer
 
 WORDS = st.lists(
     st.sampled_from(["hello", "user", "assistant", "\n", " ", "it", "\n\n", "é", "1", "system", "<|im_start|>"]),

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nvila_model.llava import read_llava
-from nvila_model.media import Image, Video
-from nvila_model.messages import MessageError
+from nvila_model.inputs.llava import read_llava
+from nvila_model.inputs.media import Image, Video
+from nvila_model.inputs.messages import MessageError
 
 
 def record(*values: str, **media: Any) -> dict[str, Any]:

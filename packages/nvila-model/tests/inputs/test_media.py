@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nvila_model.media import Image, MediaError, Video
-from nvila_model.sources import fetch
+from nvila_model.inputs.media import Image, MediaError, Video
+from nvila_model.inputs.sources import fetch
 from PIL import Image as PILImage
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nvila_model.inputs import ModelInputs
-from nvila_model.media import Image, MediaError, MediaWarning, Video
-from nvila_model.messages import MessageError
+from nvila_model.inputs.media import Image, MediaError, MediaWarning, Video
+from nvila_model.inputs.messages import MessageError
+from nvila_model.inputs.model_inputs import ModelInputs
+from nvila_model.inputs.processor import Processor, VideoSettings
+from nvila_model.inputs.tokenizer import Tokenizer
 from nvila_model.parity import Parity
-from nvila_model.processor import Processor, VideoSettings
-from nvila_model.tokenizer import Tokenizer
 from nvila_tiling import DynamicS2, DynamicTiles, Grid, SingleTile
 from PIL import Image as PILImage
 

@@ -1,8 +1,8 @@
 """Chat templates: Qwen2's text, what published templates use, and what a hostile one may not do."""
 
 import pytest
-from nvila_model.template import QWEN2, ChatTemplate, TemplateError
-from nvila_model.tokenizer import Tokenizer
+from nvila_model.inputs.template import QWEN2, ChatTemplate, TemplateError
+from nvila_model.inputs.tokenizer import Tokenizer
 from transformers import AutoTokenizer
 
 USER = {"role": "user", "content": "Hi"}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nvila_model.tokenizer import MEDIA_TOKENS, Tokenizer
-from nvila_model.tokenizer_files import TokenizerError
+from nvila_model.inputs.tokenizer import MEDIA_TOKENS, Tokenizer
+from nvila_model.inputs.tokenizer_files import TokenizerError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 TEXT = st.text(max_size=40) | st.lists(

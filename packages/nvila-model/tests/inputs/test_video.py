@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nvila_model.frame_sampling import at_rate, cut_at_rate, spread
-from nvila_model.media import Image, MediaError, MediaWarning, Video
-from nvila_model.video import VideoFile, to_image
+from nvila_model.inputs.frame_sampling import at_rate, cut_at_rate, spread
+from nvila_model.inputs.media import Image, MediaError, MediaWarning, Video
+from nvila_model.inputs.video_file import VideoFile, to_image
 from PIL import Image as PILImage
 
 RATE = 10

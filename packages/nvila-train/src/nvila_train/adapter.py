@@ -8,7 +8,7 @@ does.
 from pathlib import Path
 from typing import Any, Final
 
-from nvila_model.checkpoint.folder import read_json
+from nvila_model.checkpoint.tensor_folder import read_json
 from nvila_model.nvila import NVILA
 from safetensors.torch import load_file, save_file
 from torch import nn

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 
-from nvila_model.media import Image, Video
+from nvila_model.generation.sampling import Sampling
+from nvila_model.inputs.media import Image, Video
 from nvila_model.nvila import NVILA
-from nvila_model.sampling import Sampling
 
-from nvila_train.playground import KINDS, Scene, draw
+from nvila_train.nano.drawing import KINDS, Scene, draw
 
 BATCH = 25
 """Questions that are answered at once."""

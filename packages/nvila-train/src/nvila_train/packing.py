@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from nvila_model.fusion import IGNORE, Fused
+from nvila_model.network.fusion import IGNORE, Fused
 from torch import Tensor
 
 

@@ -22,8 +22,8 @@ from pydantic import (
 
 from nvila_train.data.conversations import check_together
 from nvila_train.data.source import DataSource
-from nvila_train.playground import KINDS
-from nvila_train.sizes import LanguageSize, ModelSize, Strict, VisionSize, described
+from nvila_train.model_size import LanguageSize, ModelSize, Strict, VisionSize, described
+from nvila_train.nano.drawing import KINDS
 from nvila_train.trainer.blocks import Recompute
 from nvila_train.trainer.device import DeviceName
 from nvila_train.trainer.parallel import Parallel

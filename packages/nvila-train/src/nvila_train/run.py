@@ -13,20 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nvila_model.inputs.tokenizer import Tokenizer
 from nvila_model.nvila import NVILA
-from nvila_model.tokenizer import Tokenizer
 
 from nvila_train.adapter import save_adapter
+from nvila_train.conversation_task import ConversationTask
 from nvila_train.data.conversations import ConversationDataset
-from nvila_train.objectives.alignment import AlignmentTask
-from nvila_train.objectives.answers import AnswerTask
-from nvila_train.objectives.conversations import ConversationTask
-from nvila_train.objectives.patches import PatchTask
-from nvila_train.objectives.questions import QuestionTask
-from nvila_train.objectives.written import WrittenTask
-from nvila_train.playground import KINDS
+from nvila_train.nano.drawing import KINDS
+from nvila_train.nano.objectives.alignment import AlignmentTask
+from nvila_train.nano.objectives.answering import AnswerTask
+from nvila_train.nano.objectives.patches import PatchTask
+from nvila_train.nano.objectives.questions import QuestionTask
+from nvila_train.nano.objectives.scene_reading import WrittenTask
+from nvila_train.nano.scene_stream import SceneStream
+from nvila_train.nano.vocabulary import make_tokenizer
 from nvila_train.recipe import Recipe, RecipeError, Stage
-from nvila_train.stream import SceneStream
 from nvila_train.trainee import Trainee, new_trainee, param_groups
 from nvila_train.trainer import distributed
 from nvila_train.trainer.checkpoint import finished
@@ -36,7 +37,6 @@ from nvila_train.trainer.meter import Meter
 from nvila_train.trainer.parallel import Spread, Task
 from nvila_train.trainer.precision import WEIGHTS
 from nvila_train.tuning import is_tuned, learnable, tune
-from nvila_train.vocabulary import make_tokenizer
 
 VOCABULARY_SCENES = 2500
 """Scenes that the words are taken from."""

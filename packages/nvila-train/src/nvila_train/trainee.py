@@ -8,19 +8,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
-from nvila_model.assemble import assemble
+from nvila_model.checkpoint.assemble import assemble
 from nvila_model.config import NVILAConfig
+from nvila_model.inputs.processor import Processor
+from nvila_model.inputs.tokenizer import Tokenizer
+from nvila_model.network.qwen2 import Block
+from nvila_model.network.vision import VisionTower
 from nvila_model.nvila import NVILA
-from nvila_model.processor import Processor
-from nvila_model.qwen2 import Block
-from nvila_model.tokenizer import Tokenizer
-from nvila_model.vision import VisionTower
 from nvila_tiling import DynamicS2
 from torch import nn
 
-from nvila_train.patch_heads import PatchHeads
+from nvila_train.nano.patch_heads import PatchHeads
+from nvila_train.nano.scene_text import WrittenScene
 from nvila_train.tuning import learnable
-from nvila_train.written import WrittenScene
 
 PARTS: Final = ("vision", "projector", "llm", "patches", "written")
 """The parts that a stage may train, each at its own rate."""

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from nvila_model import NVILAConfig
-from nvila_model.assemble import assemble
-from nvila_model.tokenizer import Tokenizer
+from nvila_model.checkpoint.assemble import assemble
+from nvila_model.inputs.tokenizer import Tokenizer
 from nvila_train.trainee import Trainee
 from PIL import Image
 from tokenizers import Tokenizer as Backend

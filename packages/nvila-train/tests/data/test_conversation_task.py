@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from nvila_model.inputs import ModelInputs
+from nvila_model.inputs.model_inputs import ModelInputs
+from nvila_train.conversation_task import ConversationTask
 from nvila_train.data import ConversationDataset, DataError, DataSource, SkipWarning
-from nvila_train.objectives.conversations import ConversationTask
 from nvila_train.recipe import Recipe, RecipeError, Stage
 from nvila_train.run import task_of
 from nvila_train.trainee import Trainee, param_groups

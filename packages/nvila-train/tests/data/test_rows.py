@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nvila_model.media import Image
+from nvila_model.inputs.media import Image
 from nvila_train.data import ConversationDataset, DataSource, SourceError, files, offsets
 from nvila_train.data.files import JsonlRows
 from nvila_train.data.record import as_record

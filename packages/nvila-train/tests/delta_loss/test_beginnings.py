@@ -3,7 +3,7 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nvila_model.media import Image
+from nvila_model.inputs.media import Image
 from nvila_train.delta_loss.answers import encoded, features
 from nvila_train.delta_loss.beginnings import Family, alike, apart, beginnings, families
 from PIL import Image as Pillow

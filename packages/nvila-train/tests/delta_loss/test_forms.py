@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from nvila_model import NVILA
-from nvila_model.media import Image, Video
-from nvila_model.messages import Conversation
+from nvila_model.inputs.media import Image, Video
+from nvila_model.inputs.messages import Conversation
 from nvila_train import prune
 from nvila_train.cli.app import app
 from nvila_train.cli.prune import scored_records

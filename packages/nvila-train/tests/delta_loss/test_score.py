@@ -10,10 +10,10 @@ import PIL.Image
 import pytest
 import torch
 from nvila_model import NVILA
-from nvila_model.fusion import IGNORE
-from nvila_model.media import Image
-from nvila_model.messages import Conversation
-from nvila_model.qwen2 import Qwen2
+from nvila_model.inputs.media import Image
+from nvila_model.inputs.messages import Conversation
+from nvila_model.network.fusion import IGNORE
+from nvila_model.network.qwen2 import Qwen2
 from nvila_train import delta_loss
 from nvila_train.data import SampleError
 from nvila_train.delta_loss.answers import LogProbability

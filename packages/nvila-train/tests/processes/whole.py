@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from nvila_model import NVILA
-from nvila_train.objectives.answers import AnswerTask
-from nvila_train.objectives.patches import PatchTask
-from nvila_train.stream import SceneStream
+from nvila_train.nano.objectives.answering import AnswerTask
+from nvila_train.nano.objectives.patches import PatchTask
+from nvila_train.nano.scene_stream import SceneStream
 from nvila_train.trainee import Trainee, param_groups
 from nvila_train.trainer import loop
 from nvila_train.trainer.parallel import Spread

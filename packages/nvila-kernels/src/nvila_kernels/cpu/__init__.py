@@ -3,21 +3,21 @@
 Which kernel is fastest differs by shape and by machine: decoding and prefill want different ones, and instructions
 for integers or bfloat16 turn the order around. So every candidate is timed once on each shape (``measurement``), held
 against the reference backend, and remembered (``cache``); ``choose`` takes the fastest that fits in memory, and
-``settle_`` gives a model's layers to them.
+``optimize_`` gives a model's layers to them.
 
 Holds one function an operation, with the signatures of ``nvila_kernels.reference``. Those that multiply by a weight
-pack it at its first use and keep that beside the layer's own; ``settle_`` lets go of the latter.
+pack it at its first use and keep that beside the layer's own; ``optimize_`` lets go of the latter.
 """
 
-from nvila_kernels.cpu.cache import Timings, cache_file, timings
 from nvila_kernels.cpu.candidates import candidates
-from nvila_kernels.cpu.choice import Choice, choose
 from nvila_kernels.cpu.kernel import Kernel
 from nvila_kernels.cpu.machine import machine
 from nvila_kernels.cpu.measurement import Measurement, measure
 from nvila_kernels.cpu.operations import int8_linear, w4a16_linear
-from nvila_kernels.cpu.settle import Settled, SettledLinear, SettledModule, settle_
+from nvila_kernels.cpu.packed_linear import OptimizedLayer, PackedLinear, PackedModule, optimize_
+from nvila_kernels.cpu.selection import KernelChoice, choose
 from nvila_kernels.cpu.shape import Shape
+from nvila_kernels.cpu.timings_file import Timings, cache_file, timings
 from nvila_kernels.reference import (
     amax,
     cast_fp8,
@@ -34,12 +34,12 @@ from nvila_kernels.reference import (
 )
 
 __all__ = [
-    "Choice",
     "Kernel",
+    "KernelChoice",
     "Measurement",
-    "Settled",
-    "SettledLinear",
-    "SettledModule",
+    "OptimizedLayer",
+    "PackedLinear",
+    "PackedModule",
     "Shape",
     "Timings",
     "amax",
@@ -58,9 +58,9 @@ __all__ = [
     "layer_norm_quantize",
     "machine",
     "measure",
+    "optimize_",
     "quantize_rows",
     "quantize_static",
-    "settle_",
     "timings",
     "w4a16_linear",
 ]

@@ -4,7 +4,7 @@ from typing import cast
 
 import torch
 
-from nvila_kernels.cpu.jit import layout
+from nvila_kernels.cpu.compiled import layout
 from nvila_kernels.cpu.kernel import Codes, Kernel, Run
 from nvila_kernels.quantization import Int4Codes
 
@@ -26,7 +26,7 @@ def pack(codes: Codes) -> Run:
 
 def run_of(weight: layout.Weight) -> Run:
     """The product with a packed weight."""
-    from nvila_kernels.cpu.jit.product import Product  # and with it numba, which takes most of a second
+    from nvila_kernels.cpu.compiled.product import Product  # and with it numba, which takes most of a second
 
     return Product(weight)
 

@@ -13,15 +13,15 @@ from torch.nn import functional as F
 
 from nvila_kernels import reference
 from nvila_kernels.cpu.kernel import Codes
-from nvila_kernels.cpu.prepared import Prepared, prepare
-from nvila_kernels.cpu.settle import chosen
+from nvila_kernels.cpu.packed_linear import chosen
+from nvila_kernels.cpu.packed_weight import PackedWeight, prepare
 from nvila_kernels.cpu.shape import in_blocks, shape_of
 from nvila_kernels.quantization import Int8Codes
 
-_held: dict[tuple[Any, ...], tuple[Any, Prepared]] = {}
+_held: dict[tuple[Any, ...], tuple[Any, PackedWeight]] = {}
 
 
-def held(weight: Tensor, scale: Tensor, extra: tuple[Any, ...], codes: Callable[[], Codes]) -> Prepared:
+def held(weight: Tensor, scale: Tensor, extra: tuple[Any, ...], codes: Callable[[], Codes]) -> PackedWeight:
     """The packing of a weight, made by ``codes`` if there is none."""
     owner: Any = StorageWeakRef(weight.untyped_storage())
     versions = tuple(None if each.is_inference() else each._version for each in (weight, scale))

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from nvila_kernels.cpu.cache import cache_file
+from nvila_kernels.cpu.timings_file import cache_file
 from nvila_kernels.pack import BLOCK, blocks
 from nvila_kernels.triton.architecture import architecture
 from nvila_kernels.triton.configurations import INT4, INT8, MANY, Tile, bucket_of, nearest

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from nvila_model.checkpoint.folder import CheckpointError, read_json
+from nvila_model.checkpoint.tensor_folder import CheckpointError, read_json
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from nvila_model.checkpoint.folder import CheckpointError
+from nvila_model.checkpoint.tensor_folder import CheckpointError
 from nvila_model.presets import list_models, repository
 
 NANO = Path(__file__).parent.parent / "nano"

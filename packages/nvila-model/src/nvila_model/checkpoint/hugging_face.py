@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nvila_model.checkpoint.folder import SHARD_SIZE, CheckpointError, write_json, write_tensors
 from nvila_model.checkpoint.names import split
 from nvila_model.checkpoint.save import preprocessor
+from nvila_model.checkpoint.tensor_folder import SHARD_SIZE, CheckpointError, write_json, write_tensors
 from nvila_model.config import NVILAConfig
 from nvila_model.nvila import NVILA
 

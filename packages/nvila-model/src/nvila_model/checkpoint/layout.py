@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 from torch import Tensor
 
-from nvila_model.checkpoint.folder import CheckpointError, TensorFolder, read_json
 from nvila_model.checkpoint.hugging_face import is_hugging_face, original_fields
 from nvila_model.checkpoint.original import PARTS, OriginalTensors, read_fields
+from nvila_model.checkpoint.tensor_folder import CheckpointError, TensorFolder, read_json
 from nvila_model.config import NVILAConfig
 
 

@@ -15,17 +15,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from nvila_model.assemble import assemble, stored_dtype
 from nvila_model.checkpoint.adapter import add_adapter
-from nvila_model.checkpoint.folder import CheckpointError, CheckpointWarning, resized
+from nvila_model.checkpoint.assemble import assemble, stored_dtype
 from nvila_model.checkpoint.hub import locate
 from nvila_model.checkpoint.layout import Tensors, open_checkpoint
 from nvila_model.checkpoint.names import join, published_names
-from nvila_model.checkpoint.quantized import place
+from nvila_model.checkpoint.quantized_layers import place
+from nvila_model.checkpoint.tensor_folder import CheckpointError, CheckpointWarning, resized
+from nvila_model.inputs.tokenizer import Tokenizer
+from nvila_model.network.vocabulary import StoredEmbedding, StoredHead
 from nvila_model.nvila import NVILA
 from nvila_model.parity import Parity
-from nvila_model.tokenizer import Tokenizer
-from nvila_model.vocabulary import StoredEmbedding, StoredHead
 
 VOCABULARY = ("llm.embed_tokens.weight", "llm.lm_head.weight")
 
@@ -56,7 +56,7 @@ def load(
         parity: reproduce the reference's choices; see ``docs/parity.md``.
         adapter: a folder or a hub repository in PEFT's layout; it is added to the weights.
         stored_vocabulary: leave embedding and output head in the number format of their file, and in the file. A head
-            of 16 bits then rounds what it reads to 16 bits; ``settled.settle_model`` screens it by one of 4.
+            of 16 bits then rounds what it reads to 16 bits; ``settled.optimize_model`` screens it by one of 4.
 
     Raises: CheckpointError, in one sentence that names the file and what was expected.
     """

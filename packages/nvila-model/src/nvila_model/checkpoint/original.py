@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nvila_model.checkpoint.folder import CheckpointError, TensorFolder, read_json
+from nvila_model.checkpoint.tensor_folder import CheckpointError, TensorFolder, read_json
 
 PARTS = {"llm": "llm", "vision": "vision_tower", "projector": "mm_projector"}
 """Our name of each part, and its folder."""

@@ -8,20 +8,20 @@ from typing import Any
 
 from torch import Tensor
 
-from nvila_model.checkpoint.folder import SHARD_SIZE, CheckpointError, write_json, write_tensors
 from nvila_model.checkpoint.names import split
 from nvila_model.checkpoint.original import GENERATION, PARTS
-from nvila_model.checkpoint.quantized import FIELD, described, tensors_of, without_config
+from nvila_model.checkpoint.quantized_layers import FIELD, described, tensors_of, without_config
+from nvila_model.checkpoint.tensor_folder import SHARD_SIZE, CheckpointError, write_json, write_tensors
 from nvila_model.config import NVILAConfig
+from nvila_model.inputs.tokenizer import Tokenizer
 from nvila_model.nvila import NVILA
-from nvila_model.tokenizer import Tokenizer
 
 
 def save(model: NVILA, folder: str | Path, *, shard_size: str = SHARD_SIZE) -> None:
     """Write ``config.json``, ``llm/``, ``vision_tower/`` and ``mm_projector/``.
 
     Fields and tensors that were in the loaded checkpoint and are not used here are written back. Quantized layers
-    are written as ``nvila_model.checkpoint.quantized`` says.
+    are written as ``nvila_model.checkpoint.quantized_layers`` says.
 
     Args:
         shard_size: the largest file; a part that is larger is split, with an index.

@@ -6,7 +6,7 @@ Torch takes seconds to import, so commands import what computes inside their fun
 
 import os
 
-from nvila_model.openmp import wait_briefly
+from nvila_model.cpu.openmp import wait_briefly
 
 wait_briefly(os.environ)
 

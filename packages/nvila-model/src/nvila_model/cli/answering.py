@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from nvila_model.cli.progress import Stopwatch
-from nvila_model.generate import Stream
-from nvila_model.sampling import Sampling
+from nvila_model.generation.generate import Stream
+from nvila_model.generation.sampling import Sampling
 
 if TYPE_CHECKING:
+    from nvila_model.inputs.processor import Conversation
     from nvila_model.nvila import NVILA
-    from nvila_model.processor import Conversation
 
 
 Finish = Literal["stop", "length", "interrupted"]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from nvila_model.cli import ask, bench, chat, inspect, models, quantize
+from nvila_model.cli.commands import ask, bench, chat, inspect, models, quantize
 from nvila_model.cli.ending import exit_code
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import torch
 
     from nvila_model.cli.progress import Stopwatch
+    from nvila_model.generation.sampling import Sampling
     from nvila_model.nvila import NVILA
-    from nvila_model.sampling import Sampling
 
 
 class Dtype(StrEnum):
@@ -176,19 +176,19 @@ class Source:
 def quantized(folder: Path) -> bool:
     """Whether the language model of a checkpoint has few bits."""
     from nvila_model.checkpoint.layout import open_checkpoint
-    from nvila_model.checkpoint.quantized import formats
+    from nvila_model.checkpoint.quantized_layers import formats
 
     return "llm" in formats(open_checkpoint(folder).config)
 
 
 def settle(model: NVILA, *, memory: float | None = None) -> None:
     """Give the quantized layers of a model that runs on a processor to the kernels that are fastest there."""
-    from nvila_model.checkpoint.quantized import quantized_layers
+    from nvila_model.checkpoint.quantized_layers import quantized_layers
 
     if model.device.type == "cpu" and quantized_layers(model):
-        from nvila_model.settled import settle_model
+        from nvila_model.cpu.optimize import optimize_model
 
-        settle_model(model, memory=memory, head=any(name.startswith("llm.") for name in quantized_layers(model)))
+        optimize_model(model, memory=memory, head=any(name.startswith("llm.") for name in quantized_layers(model)))
 
 
 def available(name: str) -> torch.device:
@@ -206,7 +206,7 @@ def available(name: str) -> torch.device:
 
 def sampling(**options: Any) -> Sampling:
     """How answers are drawn. Raises: CommandError for a number out of its range."""
-    from nvila_model.sampling import Sampling
+    from nvila_model.generation.sampling import Sampling
 
     try:
         return Sampling(**options)

@@ -21,7 +21,7 @@ from nvila_train.cli.progress import Display, tensorboard
 from nvila_train.cli.prune import prune
 from nvila_train.cli.report import report
 from nvila_train.cli.score import score
-from nvila_train.dry import STEPS, dry_run
+from nvila_train.dry_run import STEPS, dry_run
 from nvila_train.evaluate import Result, accuracy, evaluate
 from nvila_train.recipe import Recipe, RecipeError
 from nvila_train.run import run as run_recipe

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from nvila_train.begin import begin_with
 from nvila_train.cli.estimate import description
+from nvila_train.compose import begin_with
 from nvila_train.recipe import RecipeError
 
 

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from nvila_model.assemble import assemble
 from nvila_model.checkpoint import locate
+from nvila_model.checkpoint.assemble import assemble
 from nvila_model.checkpoint.layout import open_checkpoint
+from nvila_model.inputs.tokenizer import Tokenizer
 from nvila_model.nvila import NVILA
-from nvila_model.tokenizer import Tokenizer
 from rich.console import Console
 from rich.table import Table
 

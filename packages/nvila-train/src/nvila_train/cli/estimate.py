@@ -15,7 +15,7 @@ from nvila_model.presets import list_models, preset
 from rich.console import Console
 from rich.table import Table
 
-from nvila_train.estimate import RESERVE, Cost, Load, estimate_step
+from nvila_train.estimate.step import RESERVE, Cost, Load, estimate_step
 from nvila_train.recipe import Recipe, RecipeError, Tune
 from nvila_train.run import frozen_dtype
 from nvila_train.trainer.blocks import Recompute

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from nvila_train.asked import asked
+from nvila_train.nano.shown_answers import asked
 from nvila_train.report import write_report
 
 

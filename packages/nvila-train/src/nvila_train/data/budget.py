@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from nvila_model.inputs import MediaSlot, ModelInputs
+from nvila_model.inputs.model_inputs import MediaSlot, ModelInputs
 
 
 def bins(lengths: Sequence[int], budget: int) -> list[list[int]]:

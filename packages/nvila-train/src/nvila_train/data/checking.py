@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from nvila_model.llava import read_llava
-from nvila_model.media import Image
+from nvila_model.inputs.llava import read_llava
+from nvila_model.inputs.media import Image
+from nvila_model.inputs.sources import MediaError
 from nvila_model.nvila import NVILA
-from nvila_model.sources import MediaError
 
 from nvila_train.data.conversations import Sample
 from nvila_train.data.record import RecordError, as_record, faults, media_of

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from nvila_model.sources import is_address
+from nvila_model.inputs.sources import is_address
 
 SENDERS: Final = ("human", "gpt", "system")
 """Who may speak in a record."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from nvila_model.sources import is_address
+from nvila_model.inputs.sources import is_address
 
 from nvila_train.data.files import JsonlRows, read_json
 from nvila_train.data.hugging_face import TableRows, open_table, stream_table

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import PIL.Image
-from nvila_model.media import Image, Video
-from nvila_model.sources import MediaError
+from nvila_model.inputs.media import Image, Video
+from nvila_model.inputs.sources import MediaError
 from PIL import ImageDraw, ImageFont
 
 from nvila_train.data.conversations import Sample

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from nvila_model.fusion import IGNORE, fuse, padded
-from nvila_model.inputs import ModelInputs
+from nvila_model.inputs.model_inputs import ModelInputs
+from nvila_model.network.fusion import IGNORE, fuse, padded
 from nvila_model.nvila import NVILA, VISION_BATCH
 from torch import Tensor
 

@@ -19,8 +19,8 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from nvila_model.fusion import IGNORE, fuse
-from nvila_model.inputs import ModelInputs
+from nvila_model.inputs.model_inputs import ModelInputs
+from nvila_model.network.fusion import IGNORE, fuse
 from torch import Tensor
 
 

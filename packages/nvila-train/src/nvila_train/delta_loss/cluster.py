@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from nvila_model.media import Image, MediaError, Video
-from nvila_model.messages import Conversation, read_conversation
+from nvila_model.inputs.media import Image, MediaError, Video
+from nvila_model.inputs.messages import Conversation, read_conversation
 from nvila_model.nvila import NVILA
 from nvila_tiling import DynamicS2, DynamicTiles, SingleTile, Tiler
 

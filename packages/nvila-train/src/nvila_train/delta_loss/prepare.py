@@ -14,12 +14,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from nvila_model.fusion import IGNORE
-from nvila_model.inputs import ModelInputs, TiledVideo
-from nvila_model.media import Image, Video
-from nvila_model.messages import Conversation, read_conversation
-from nvila_model.processor import Processor
-from nvila_model.tokenizer import Tokenizer
+from nvila_model.inputs.media import Image, Video
+from nvila_model.inputs.messages import Conversation, read_conversation
+from nvila_model.inputs.model_inputs import ModelInputs, TiledVideo
+from nvila_model.inputs.processor import Processor
+from nvila_model.inputs.tokenizer import Tokenizer
+from nvila_model.network.fusion import IGNORE
 from nvila_tiling import TiledImage
 
 from nvila_train.delta_loss.errors import DeltaLossError
@@ -90,7 +90,7 @@ def windows(
     first: int = 0,
     workers: int = 1,
 ) -> Iterator[list[Sample]]:
-    """Prepared samples in order, as many at once as ``limit`` bytes of tiles hold, and at least one.
+    """PackedWeight samples in order, as many at once as ``limit`` bytes of tiles hold, and at least one.
 
     Args:
         processors: one for each model.

@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nvila_model.llava import read_llava
-from nvila_model.messages import Message
+from nvila_model.inputs.llava import read_llava
+from nvila_model.inputs.messages import Message
 
 from nvila_train.data.conversations import Sample, read_sample
 from nvila_train.data.files import JsonlRows

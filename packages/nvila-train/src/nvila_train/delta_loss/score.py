@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from nvila_model.messages import Conversation
+from nvila_model.inputs.messages import Conversation
 from nvila_model.nvila import NVILA
 
 from nvila_train.delta_loss.answers import LogProbability, features, log_probabilities

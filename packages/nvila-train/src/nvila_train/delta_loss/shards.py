@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from nvila_model.messages import Conversation
+from nvila_model.inputs.messages import Conversation
 from nvila_model.nvila import NVILA
 
 from nvila_train.delta_loss.errors import DeltaLossError

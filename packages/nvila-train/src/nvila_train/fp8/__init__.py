@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch.nn.functional as F
-from nvila_model.qwen2 import GatedMLP, RMSNorm
+from nvila_model.network.qwen2 import GatedMLP, RMSNorm
 from torch import Tensor, nn
 
 from nvila_train.fp8.engine import borrowed, engine

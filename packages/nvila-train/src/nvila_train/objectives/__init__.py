@@ -1,1 +1,0 @@
-"""What a stage can learn: each objective is a ``Task`` of the training loop."""
