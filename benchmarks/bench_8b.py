@@ -27,9 +27,9 @@ POOL = 1 << 24
 def make(folder: Path, name: str, layers: int | None) -> None:
     """Write a checkpoint of random weights, a shard at a time."""
     import torch
-    from nvila_model.checkpoint.assemble import assemble
+    from nvila_model import NVILA
     from nvila_model.checkpoint.names import published_names
-    from nvila_model.checkpoint.save import write_descriptions
+    from nvila_model.checkpoint.saving import write_descriptions
     from nvila_model.inputs.tokenizer import Tokenizer
     from nvila_model.presets import preset
     from nvila_model.quantization.shards import Shard, Unit, write_index, write_shard
@@ -39,7 +39,7 @@ def make(folder: Path, name: str, layers: int | None) -> None:
         config = config.model_copy(update={"llm": config.llm.model_copy(update={"num_hidden_layers": layers})})
     tokenizer = Tokenizer.from_folder(wide_tokenizer(folder / "words", config.llm.vocab_size))
     with torch.device("meta"):
-        model = assemble(config, tokenizer)
+        model = NVILA.from_config(config, tokenizer)
     pool = (torch.randn(POOL) * 0.02).to(torch.bfloat16)
     parts: dict[str, list[tuple[str, list[int]]]] = {}
     for ours, parameter in model.named_parameters():

@@ -79,7 +79,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     from nvila_kernels.cpu.selection import layer_bytes
     from nvila_kernels.policy import linear_layers
     from nvila_model.cpu.optimize import optimize_language, screened
-    from nvila_model.generation.prefill import prefill
+    from nvila_model.generation.prompt import prefill
     from nvila_model.network.qwen2 import Qwen2
     from nvila_model.network.vocabulary import StoredEmbedding
 

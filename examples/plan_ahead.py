@@ -5,13 +5,12 @@ uv run python examples/plan_ahead.py [WIDTH HEIGHT]
 
 import sys
 
-from nvila_model.estimate import count_tokens, estimate_memory, outline
-from nvila_model.presets import list_models, preset
+from nvila_model import NVILA, count_tokens, estimate_memory, list_models, preset
 
 size = (int(sys.argv[1]), int(sys.argv[2])) if len(sys.argv) > 2 else (4032, 3024)
 
 for name in list_models():
-    model = outline(preset(name))
+    model = NVILA.outline(preset(name))
     tokens = count_tokens(model, images=[size], text=40).total
     memory = [estimate_memory(model, weights=kind, tokens=tokens).total for kind in ("bfloat16", "w4a16")]
     sizes = " or ".join(f"{count / 2**30:.1f} GiB" for count in memory)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nvila_model import NVILAConfig
-from nvila_model.checkpoint.assemble import assemble
+from nvila_model import NVILA, NVILAConfig
 from nvila_model.checkpoint.hub import NANO
 from nvila_model.inputs.tokenizer import Tokenizer
 from PIL import Image
@@ -45,7 +44,9 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["<|im_start|>", "<|im_end|>"])
     torch.manual_seed(0)
-    model = assemble(NVILAConfig.model_validate(CONFIG), Tokenizer(backend, settings={"eos_token": "<|im_end|>"}))
+    model = NVILA.from_config(
+        NVILAConfig.model_validate(CONFIG), Tokenizer(backend, settings={"eos_token": "<|im_end|>"})
+    )
     model.save_pretrained(str(folder / "model"))
     Image.effect_mandelbrot((120, 80), (-2, -1.5, 1, 1.5), 20).convert("RGB").save(folder / "picture.png")
     picture, name = str(folder / "picture.png"), str(folder / "model")

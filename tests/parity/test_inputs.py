@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nvila_model.checkpoint.assemble import build_processor
+from nvila_model.checkpoint.assembly import build_processor
 from nvila_model.checkpoint.layout import open_checkpoint
 from nvila_model.inputs.labels import label_answers, match_greedily
 from nvila_model.inputs.llava import read_llava

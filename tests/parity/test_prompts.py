@@ -3,7 +3,7 @@
 import pytest
 import torch
 from nvila_model import Sampling
-from nvila_model.generation.generate import generate
+from nvila_model.generation.decoding import generate
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* in the text is removed")
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from nvila_kernels.cpu.folder import FOLDER
 from nvila_model import NVILA, NVILAConfig
-from nvila_model.checkpoint.assemble import assemble
 from nvila_model.inputs.tokenizer import Tokenizer
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
@@ -57,7 +56,7 @@ def make_model() -> Callable[..., NVILA]:
 
     def make(**changes: object) -> NVILA:
         torch.manual_seed(0)
-        model = assemble(config(**changes), byte_tokenizer()).eval()
+        model = NVILA.from_config(config(**changes), byte_tokenizer()).eval()
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
         return model

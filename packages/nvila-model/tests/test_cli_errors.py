@@ -231,7 +231,7 @@ def test_traceback_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_interrupted_answer_is_shown_as_far_as_it_came(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nvila_model.generation.generate import steps
+    from nvila_model.generation.decoding import steps
 
     def interrupted(*arguments: Any) -> Iterator[torch.Tensor]:
         for count, drawn in enumerate(steps(*arguments)):
@@ -239,7 +239,7 @@ def test_interrupted_answer_is_shown_as_far_as_it_came(tiny: Path, monkeypatch: 
                 raise KeyboardInterrupt
             yield drawn
 
-    monkeypatch.setattr("nvila_model.generation.generate.steps", interrupted)
+    monkeypatch.setattr("nvila_model.generation.decoding.steps", interrupted)
     result = CliRunner().invoke(app, ["ask", "What?", "--model", str(tiny), "--json"])
     assert result.exit_code == 130
     assert json.loads(result.stdout)["finish"] == "interrupted"

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 import huggingface_hub.constants
 import pytest
 from nvila_model import NVILA
-from nvila_model.checkpoint import CheckpointError, load, locate
+from nvila_model.checkpoint import CheckpointError, locate
 from nvila_model.cli import app
 from typer.testing import CliRunner
 
@@ -151,7 +151,7 @@ def hub(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 def test_fetches_and_loads(hub: Hub, tiny: Path) -> None:
     folder = locate("owner/model")
     assert (folder / "llm" / "model.safetensors").read_bytes() == (tiny / "llm" / "model.safetensors").read_bytes()
-    assert load("owner/model").config.num_video_frames == 4
+    assert NVILA.from_pretrained("owner/model").config.num_video_frames == 4
 
 
 def test_command_line_fetches_and_answers(hub: Hub) -> None:
@@ -177,7 +177,7 @@ def test_pickled_files_are_never_asked_for(hub: Hub) -> None:
 
 @pytest.mark.parametrize("revision", ["v1", OLD])
 def test_revision(hub: Hub, revision: str) -> None:
-    assert load("owner/model", revision=revision).config.num_video_frames == 3
+    assert NVILA.from_pretrained("owner/model", revision=revision).config.num_video_frames == 3
 
 
 def test_offline_after_a_fetch_asks_for_nothing(hub: Hub) -> None:
@@ -274,8 +274,8 @@ def test_interrupted_snapshot_is_not_taken_for_whole(hub: Hub) -> None:
     folder = locate("owner/model")
     (folder / "config.json").unlink()
     with pytest.raises(CheckpointError):
-        load("owner/model", offline=True)
-    assert load("owner/model").config.num_video_frames == 4
+        NVILA.from_pretrained("owner/model", offline=True)
+    assert NVILA.from_pretrained("owner/model").config.num_video_frames == 4
 
 
 @pytest.mark.parametrize("name", ["nowhere", "NVILA-8B", "a/b/c", "owner/na me", "../owner/model", ""])

@@ -8,7 +8,6 @@ from nvila_model.estimate import (
     TokenCount,
     count_tokens,
     estimate_memory,
-    outline,
     parameters,
 )
 from nvila_model.presets import PresetError, list_models, preset, repository
@@ -33,7 +32,7 @@ def siglip_as_nvila_reads_it() -> int:
 
 @pytest.fixture(scope="module", params=list_models())
 def model(request: pytest.FixtureRequest) -> NVILA:
-    return outline(preset(request.param))
+    return NVILA.outline(preset(request.param))
 
 
 def test_the_family_is_there() -> None:
@@ -71,8 +70,8 @@ def test_total_is_what_the_name_says(model: NVILA) -> None:
 
 
 def test_projector_input_is_the_published_one() -> None:
-    assert outline(preset("NVILA-8B")).projector.layers[0].normalized_shape == (3456 * 4,)
-    assert outline(preset("NVILA-Lite-2B")).projector.layers[0].normalized_shape == (1152 * 9,)
+    assert NVILA.outline(preset("NVILA-8B")).projector.layers[0].normalized_shape == (3456 * 4,)
+    assert NVILA.outline(preset("NVILA-Lite-2B")).projector.layers[0].normalized_shape == (1152 * 9,)
 
 
 def test_description_survives_writing_and_reading() -> None:
@@ -132,7 +131,7 @@ def test_memory_of_weights_is_that_of_the_parameters(model: NVILA) -> None:
 
 
 def test_memory_of_4_bit_weights() -> None:
-    model = outline(preset("NVILA-Lite-2B"))
+    model = NVILA.outline(preset("NVILA-Lite-2B"))
     matrices = 28 * (2 * 1536 * 1536 + 2 * 1536 * 256 + 3 * 1536 * 8960)
     rest = parameters(model.llm) - matrices
     assert estimate_memory(model, weights="w4a16").llm == round(matrices * INT4) + 2 * rest
@@ -140,7 +139,7 @@ def test_memory_of_4_bit_weights() -> None:
 
 
 def test_memory_of_the_cache_is_what_the_cache_takes() -> None:
-    model = outline(preset("NVILA-Lite-2B"))
+    model = NVILA.outline(preset("NVILA-Lite-2B"))
     with torch.device("meta"):
         cache = model.llm.bfloat16().cache(2, 300)
     held = cache.keys.nbytes + cache.values.nbytes

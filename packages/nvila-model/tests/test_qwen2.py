@@ -1,6 +1,6 @@
 """Our Qwen2 against transformers' with the same random weights, and its own laws."""
 
-import nvila_model.generation.prefill as reading
+import nvila_model.generation.prompt as reading
 import pytest
 import torch
 from nvila_model.network.fusion import attention_mask

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from nvila_model import NVILA, NVILAConfig
-from nvila_model.estimate import outline
 from nvila_train.cli.app import app
 from nvila_train.cli.estimate import card_bytes, description, read, size
 from nvila_train.estimate.live_bytes import Live
@@ -45,7 +44,7 @@ def measured(model: NVILA, load: Load, folder: Path) -> int:
 
 
 def real(config: NVILAConfig) -> NVILA:
-    model = filled(outline(config), torch.float32)
+    model = filled(NVILA.outline(config), torch.float32)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
     return model

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from nvila_model.checkpoint import CheckpointError, export_hf
     from nvila_model.config import NVILAConfig
     from nvila_model.estimate import count_tokens, estimate_memory
-    from nvila_model.generation.generate import Answer, BudgetError
+    from nvila_model.generation.decoding import Answer, BudgetError
     from nvila_model.generation.sampling import Sampling
     from nvila_model.inputs.media import Image, Video
     from nvila_model.inputs.model_inputs import ModelInputs
@@ -42,8 +42,8 @@ __all__ = [
 
 _MODULES = {
     "NVILA": "nvila",
-    "Answer": "generation.generate",
-    "BudgetError": "generation.generate",
+    "Answer": "generation.decoding",
+    "BudgetError": "generation.decoding",
     "CheckpointError": "checkpoint",
     "Image": "inputs.media",
     "MediaError": "inputs.sources",

@@ -16,13 +16,13 @@ from nvila_compress import SpatioTemporalPool
 from nvila_tiling import DynamicS2, DynamicTiles, SingleTile, TilePlan, Tiler
 from torch import nn
 
-from nvila_model.checkpoint.assemble import build_llm, build_processor, build_vision
+from nvila_model.checkpoint.assembly import Model, build_llm, build_processor, build_vision
 from nvila_model.config import EncoderConfig, NVILAConfig
 from nvila_model.inputs.model_inputs import TiledVideo
 from nvila_model.inputs.tokenizer import Tokenizer
 from nvila_model.network.framing import Framing
 from nvila_model.network.projector import build_projector
-from nvila_model.nvila import NVILA, VISION_BATCH
+from nvila_model.network.vlm import VISION_BATCH, VLM
 from nvila_model.presets import preset
 
 Weights = Literal["float32", "bfloat16", "w4a16", "w8a8+w4a16"]
@@ -81,7 +81,7 @@ class MemoryEstimate:
         return self.weights + self.cache + self.activations
 
 
-def outline(config: NVILAConfig) -> NVILA:
+def outline(config: NVILAConfig, *, model_type: type[Model]) -> Model:
     """The whole model on the meta device, without tokenizer: it counts, it cannot answer.
 
     Framing texts count as one token each, which holds for the only one in published checkpoints, a newline.
@@ -92,7 +92,7 @@ def outline(config: NVILAConfig) -> NVILA:
         )
         vision, llm = build_vision(config), build_llm(config, rows=config.llm.vocab_size)
     processor = build_processor(config, cast(Tokenizer, None))  # plans need no tokenizer
-    return NVILA(
+    return model_type(
         vision=vision,
         tiler=processor.tiler,
         compressor=compressor,
@@ -106,7 +106,7 @@ def outline(config: NVILAConfig) -> NVILA:
 
 
 def count_tokens(
-    model: NVILA | NVILAConfig | str,
+    model: VLM | NVILAConfig | str,
     *,
     images: Sequence[tuple[int, int]] = (),
     videos: Sequence[int] = (),
@@ -139,7 +139,7 @@ def count_tokens(
 
 
 def estimate_memory(
-    model: NVILA | NVILAConfig | str, *, weights: Weights = "bfloat16", tokens: int | None = None, batch: int = 1
+    model: VLM | NVILAConfig | str, *, weights: Weights = "bfloat16", tokens: int | None = None, batch: int = 1
 ) -> MemoryEstimate:
     """Memory to answer, in bytes; see ``MemoryEstimate`` for what is counted.
 
@@ -210,16 +210,16 @@ def llm_activations(config: NVILAConfig, positions: int) -> int:
     return positions * (2 * config.llm.hidden_size + 3 * config.llm.intermediate_size)
 
 
-def outlined(model: NVILA | NVILAConfig | str) -> NVILA:
+def outlined(model: VLM | NVILAConfig | str) -> VLM:
     if isinstance(model, str):
         return outlined_preset(model)
-    return model if isinstance(model, NVILA) else outline(model)
+    return model if isinstance(model, VLM) else outline(model, model_type=VLM)
 
 
 @cache
-def outlined_preset(name: str) -> NVILA:
+def outlined_preset(name: str) -> VLM:
     """Built once: shapes take no memory, but timm takes half a second."""
-    return outline(preset(name))
+    return outline(preset(name), model_type=VLM)
 
 
 def counted(encoder: EncoderConfig) -> Framing:

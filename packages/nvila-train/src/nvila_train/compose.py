@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from nvila_model.checkpoint import CheckpointError, locate
-from nvila_model.checkpoint.assemble import assemble, stored_dtype
-from nvila_model.checkpoint.load import fill
+from nvila_model.checkpoint.assembly import stored_dtype
+from nvila_model.checkpoint.loading import fill
 from nvila_model.checkpoint.names import split
 from nvila_model.checkpoint.tensor_folder import TensorFolder, read_json
 from nvila_model.config import NVILAConfig
@@ -95,7 +95,7 @@ def begin_with(config: NVILAConfig, *, llm: str, vision: str, seed: int = 0) -> 
     config = config.model_copy(update={"llm": config.llm.model_copy(update=given)})
     tokenizer = Tokenizer.from_folder(folder, chat_template=config.chat_template)
     with torch.device("meta"):
-        model = assemble(config, tokenizer)
+        model = NVILA.from_config(config, tokenizer)
     tower = model.vision
     assert isinstance(tower, VisionTower)
     parts = Parts(

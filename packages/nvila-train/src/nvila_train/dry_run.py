@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from nvila_model.estimate import outline
 from nvila_model.network.loss import CHUNK, scored
+from nvila_model.nvila import NVILA
 from nvila_model.presets import preset
 from nvila_tiling import TilePlan
 from torch import Tensor
@@ -73,7 +73,7 @@ def dry_run(recipe: Recipe) -> Iterator[DryStage]:
 def outlined(recipe: Recipe) -> Trainee:
     """The model that a recipe trains, without memory."""
     if recipe.preset is not None:
-        trainee = Trainee(outline(preset(recipe.preset)), scaffolding=False)
+        trainee = Trainee(NVILA.outline(preset(recipe.preset)), scaffolding=False)
         if recipe.tune is not None:  # adapters are the same over four bits and over more
             ways: dict[str, Any] = recipe.tune.model_dump()
             ways["llm"] = "lora" if recipe.tune.llm == "qlora" else recipe.tune.llm
@@ -81,7 +81,7 @@ def outlined(recipe: Recipe) -> Trainee:
         return trainee
     if recipe.llm is None:
         raise RecipeError(f"recipe {recipe.name} begins with {recipe.init}: name the preset of its sizes to dry-run it")
-    return Trainee(outline(recipe.config(rows=recipe.llm.vocabulary + SPECIAL))).to("meta")
+    return Trainee(NVILA.outline(recipe.config(rows=recipe.llm.vocabulary + SPECIAL))).to("meta")
 
 
 def largest(trainee: Trainee) -> TilePlan:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
-from nvila_model.checkpoint.assemble import assemble
 from nvila_model.config import NVILAConfig
 from nvila_model.inputs.processor import Processor
 from nvila_model.inputs.tokenizer import Tokenizer
@@ -94,7 +93,7 @@ def new_trainee(config: NVILAConfig, tokenizer: Tokenizer, *, seed: int) -> Trai
     it would leave the first blocks without effect. The last matrix of each branch is drawn narrower.
     """
     torch.manual_seed(seed)
-    trainee = Trainee(assemble(config, tokenizer))
+    trainee = Trainee(NVILA.from_config(config, tokenizer))
     llm, vision = trainee.model.llm, trainee.tower
     for module in (*llm.modules(), *vision.modules()):
         if isinstance(module, nn.Linear):

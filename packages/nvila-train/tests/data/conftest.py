@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from nvila_model import NVILAConfig
-from nvila_model.checkpoint.assemble import assemble
+from nvila_model import NVILA, NVILAConfig
 from nvila_model.inputs.tokenizer import Tokenizer
 from nvila_train.trainee import Trainee
 from PIL import Image
@@ -90,7 +89,9 @@ def trainee() -> Trainee:
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["<|im_start|>", "<|im_end|>"])
     torch.manual_seed(0)
-    model = assemble(NVILAConfig.model_validate(CONFIG), Tokenizer(backend, settings={"eos_token": "<|im_end|>"}))
+    model = NVILA.from_config(
+        NVILAConfig.model_validate(CONFIG), Tokenizer(backend, settings={"eos_token": "<|im_end|>"})
+    )
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return Trainee(model)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from nvila_model import NVILA
-from nvila_model.checkpoint.assemble import assemble
 from nvila_train.delta_loss.records import Records
 from nvila_train.nano.drawing.scene import Clip
 from nvila_train.recipe import Recipe
@@ -59,7 +58,7 @@ def make_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., NVILA]:
         path = folder / "tiny.toml"
         path.write_text(SIZES.replace("WIDTH", str(width)))
         torch.manual_seed(width)
-        model = assemble(Recipe.read(path).config(rows=len(tokenizer)), tokenizer).eval()
+        model = NVILA.from_config(Recipe.read(path).config(rows=len(tokenizer)), tokenizer).eval()
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
         return model

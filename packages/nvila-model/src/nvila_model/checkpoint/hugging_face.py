@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from nvila_model.checkpoint.names import split
-from nvila_model.checkpoint.save import preprocessor
+from nvila_model.checkpoint.saving import preprocessor
 from nvila_model.checkpoint.tensor_folder import SHARD_SIZE, CheckpointError, write_json, write_tensors
 from nvila_model.config import NVILAConfig
-from nvila_model.nvila import NVILA
+from nvila_model.network.vlm import VLM
 
 ARCHITECTURES = {"nvila": "NVILAForConditionalGeneration", "nvila_lite": "NVILALiteForConditionalGeneration"}
 PROJECTORS = {"nvila": "mlp_downsample_2x2_fix", "nvila_lite": "mlp_downsample_3x3_fix"}
@@ -53,7 +53,7 @@ def original_fields(root: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def export_hf(model: NVILA, folder: str | Path, *, shard_size: str = SHARD_SIZE) -> None:
+def export_hf(model: VLM, folder: str | Path, *, shard_size: str = SHARD_SIZE) -> None:
     """Write a model in the Hugging Face layout.
 
     Raises: CheckpointError if its tiling or projector is none of the two that this layout knows.

@@ -5,25 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import ValidationError
-from torch import Tensor
 
 from nvila_model.checkpoint.hugging_face import is_hugging_face, original_fields
 from nvila_model.checkpoint.original import PARTS, OriginalTensors, read_fields
-from nvila_model.checkpoint.tensor_folder import CheckpointError, TensorFolder, read_json
+from nvila_model.checkpoint.tensor_folder import CheckpointError, TensorFolder, Tensors, read_json
 from nvila_model.config import NVILAConfig
-
-
-class Tensors(Protocol):
-    """Tensors under their published names, read when asked for."""
-
-    def __getitem__(self, name: str, /) -> Tensor: ...
-    def __contains__(self, name: object, /) -> bool: ...
-    def __iter__(self) -> Any: ...
-    def shape(self, name: str) -> tuple[int, ...]: ...
-    def place(self, name: str) -> Path: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from nvila_kernels import Int4Linear, Int8Linear
@@ -29,12 +29,9 @@ from nvila_kernels.quantization import Int4Codes, Int8Codes
 from torch import Tensor, nn
 
 from nvila_model.checkpoint.names import published_names
-from nvila_model.checkpoint.tensor_folder import CheckpointError
+from nvila_model.checkpoint.tensor_folder import CheckpointError, Tensors
 from nvila_model.config import NVILAConfig
-from nvila_model.nvila import NVILA
-
-if TYPE_CHECKING:
-    from nvila_model.checkpoint.layout import Tensors
+from nvila_model.network.vlm import VLM
 
 Codes: TypeAlias = Int4Codes | Int8Codes
 FIELD = "quantization_config"
@@ -53,7 +50,7 @@ def formats(config: NVILAConfig) -> dict[str, tuple[LayerFormat, ...]]:
     return found
 
 
-def place(model: NVILA, tensors: Tensors, config: NVILAConfig, *, dtype: torch.dtype, device: torch.device) -> set[str]:
+def place(model: VLM, tensors: Tensors, config: NVILAConfig, *, dtype: torch.dtype, device: torch.device) -> set[str]:
     """Put the quantized layers of a checkpoint into a model on the meta device; the names of the tensors used.
 
     Raises: CheckpointError for tensors that are missing, or that make a layer of another size.
@@ -140,7 +137,7 @@ def quantized_layers(model: nn.Module) -> dict[str, Int4Linear | Int8Linear]:
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, (Int4Linear, Int8Linear))}
 
 
-def tensors_of(model: NVILA) -> dict[str, Tensor]:
+def tensors_of(model: VLM) -> dict[str, Tensor]:
     """The quantized layers' tensors under their published names."""
     found: dict[str, Tensor] = {}
     forms = {name: form for part, _ in described(model).values() for name, form in part.items()}
@@ -168,7 +165,7 @@ Kind: TypeAlias = PackQuantized | IntQuantized | None
 """Bits and groups of a layer; None for one so narrow that a single 4-bit group of any size holds it."""
 
 
-def described(model: NVILA) -> dict[str, tuple[Forms, dict[str, Any]]]:
+def described(model: VLM) -> dict[str, tuple[Forms, dict[str, Any]]]:
     """For each part with quantized layers the format of each by dotted name, and the ``quantization_config``."""
     return forms_of({name: kind_of(layer) for name, layer in quantized_layers(model).items()}, model)
 

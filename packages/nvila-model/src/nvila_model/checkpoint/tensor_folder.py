@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -41,6 +41,16 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}: expected a JSON object")
     return content
+
+
+class Tensors(Protocol):
+    """Tensors under their published names, read when asked for."""
+
+    def __getitem__(self, name: str, /) -> Tensor: ...
+    def __contains__(self, name: object, /) -> bool: ...
+    def __iter__(self) -> Any: ...
+    def shape(self, name: str) -> tuple[int, ...]: ...
+    def place(self, name: str) -> Path: ...
 
 
 class TensorFolder(Mapping[str, Tensor]):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from nvila_model.cli.progress import Stopwatch
-from nvila_model.generation.generate import Stream
+from nvila_model.generation.decoding import Stream
 from nvila_model.generation.sampling import Sampling
 
 if TYPE_CHECKING:

@@ -53,10 +53,11 @@ def layers(name: str) -> list[tuple[Kernel, int, int]]:
 
     from nvila_model.checkpoint.hub import NANO
     from nvila_model.checkpoint.layout import open_checkpoint
-    from nvila_model.estimate import outline, outlined
+    from nvila_model.estimate import outlined
+    from nvila_model.nvila import NVILA
 
     folder = NANO if name == "nano" else Path(name)
-    model = outline(open_checkpoint(folder).config) if folder.is_dir() else outlined(name)
+    model = NVILA.outline(open_checkpoint(folder).config) if folder.is_dir() else outlined(name)
     found: list[tuple[Kernel, int, int]] = [
         (kernel, layer.in_features, layer.out_features)
         for path, layer in model.named_modules()

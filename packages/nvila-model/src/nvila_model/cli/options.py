@@ -150,14 +150,15 @@ class Source:
     def _load(self, folder: Path) -> NVILA:
         import torch
 
-        from nvila_model.checkpoint import CheckpointError, load
+        from nvila_model.checkpoint import CheckpointError
+        from nvila_model.nvila import NVILA
 
         if self.threads:
             torch.set_num_threads(self.threads)
         overrides: dict[str, Any] = {} if self.max_tiles is None else {"max_tiles": self.max_tiles}
         device = available(self.device)
         try:
-            return load(
+            return NVILA.from_pretrained(
                 folder,
                 dtype=getattr(torch, self.dtype.value) if self.dtype else None,
                 device=device,

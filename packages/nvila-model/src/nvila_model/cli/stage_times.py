@@ -17,7 +17,7 @@ from torch import nn
 from nvila_model.cli.ending import CommandError
 from nvila_model.cli.progress import Stopwatch
 from nvila_model.config import NVILAConfig
-from nvila_model.estimate import clip, count_tokens, outline, untiled
+from nvila_model.estimate import clip, count_tokens, untiled
 from nvila_model.inputs.media import Image, Video
 from nvila_model.network.fusion import fuse
 from nvila_model.nvila import NVILA
@@ -121,7 +121,7 @@ def plan_only(medium: Image | Video, name: str, max_tiles: int | None, watch: St
     config: NVILAConfig = preset(name)
     if max_tiles is not None:
         config = config.model_copy(update={"max_tiles": max_tiles})
-    model = outline(config)
+    model = NVILA.outline(config)
     processor = model.needed_processor()
     if isinstance(medium, Video):
         with watch.stage("decode", "decoding"):

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from nvila_model.cpu.joined_layers import join_
 from nvila_model.cpu.stacking import stack_of
 from nvila_model.network.qwen2 import Qwen2
+from nvila_model.network.vlm import VLM
 from nvila_model.network.vocabulary import ScreenedHead
-from nvila_model.nvila import NVILA
 
 ROWS = 4096
 """Rows of the output head that are held as floats at a time."""
@@ -32,7 +32,7 @@ GROUP = 256
 
 
 def optimize_model(
-    model: NVILA, *, memory: float | None = None, int8_activations: bool = True, head: bool = False
+    model: VLM, *, memory: float | None = None, int8_activations: bool = True, head: bool = False
 ) -> tuple[OptimizedLayer, ...]:
     """Give every quantized layer of a model to the fastest kernel, in place; it can only answer from then on.
 
@@ -81,7 +81,7 @@ def optimize_language(
     ]
 
 
-def optimize_head(model: NVILA, *, int8_activations: bool = True) -> OptimizedLayer:
+def optimize_head(model: VLM, *, int8_activations: bool = True) -> OptimizedLayer:
     """The output head with a rough copy of 4 bits."""
     llm = model.llm
     weight = llm.embed_tokens.weight if llm.lm_head is None else llm.lm_head.weight

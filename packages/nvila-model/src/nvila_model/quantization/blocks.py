@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from nvila_model.inputs.model_inputs import ModelInputs
 from nvila_model.network.vision import VisionTower
-from nvila_model.nvila import NVILA, VISION_BATCH
+from nvila_model.network.vlm import VISION_BATCH, VLM
 
 BLOCKS = {"vision": "vision.trunk.blocks", "llm": "llm.layers"}
 """Where the blocks of each part are, by our name of the part, in the order in which an image meets them."""
@@ -92,7 +92,7 @@ def block_schemes(model: nn.Module, policy: QuantPolicy) -> dict[str, Scheme]:
 
 @torch.no_grad()
 def quantize_model(
-    model: NVILA,
+    model: VLM,
     *,
     llm: Literal["w4a16"] | None = "w4a16",
     vision: Literal["w8a8"] | None = "w8a8",
@@ -136,12 +136,12 @@ def quantize_model(
     )
 
 
-def folds_of(model: NVILA, part: str) -> tuple[Fold, ...]:
+def folds_of(model: VLM, part: str) -> tuple[Fold, ...]:
     return SIGLIP_FOLDS if part == "vision" else qwen2_folds(model.llm.head_dim)
 
 
 def shown(
-    model: NVILA, part: str, calibration: Sequence[ModelInputs] | None
+    model: VLM, part: str, calibration: Sequence[ModelInputs] | None
 ) -> tuple[Callable[[Any], object], Iterable[Any] | None]:
     """How a part of the model is run, and on what."""
     if part == "vision":

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -16,10 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nvila_model.checkpoint.original import PARTS
-from nvila_model.checkpoint.tensor_folder import INDEX, ONE_FILE, write_json
-
-if TYPE_CHECKING:
-    from nvila_model.checkpoint.layout import Tensors
+from nvila_model.checkpoint.tensor_folder import INDEX, ONE_FILE, Tensors, write_json
 
 PROGRESS = "progress.json"
 ORDER = ("vision", "projector", "llm")

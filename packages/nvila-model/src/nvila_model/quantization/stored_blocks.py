@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from nvila_kernels import Int4Linear, Int8Linear
 from nvila_kernels.formats import WritableFormat
 from torch import Tensor, nn
 
-from nvila_model.checkpoint.load import check, replace
+from nvila_model.checkpoint.loading import check, replace
 from nvila_model.checkpoint.names import join, published_names, split
 from nvila_model.checkpoint.quantized_layers import layer_tensors
-from nvila_model.nvila import NVILA
-
-if TYPE_CHECKING:
-    from nvila_model.checkpoint.layout import Tensors
+from nvila_model.checkpoint.tensor_folder import Tensors
+from nvila_model.network.vlm import VLM
 
 
 def fill_copy(module: nn.Module, prefix: str, tensors: Tensors, *, leave: tuple[str, ...] = ()) -> None:
@@ -48,7 +45,7 @@ class StoredBlocks(Mapping[str, nn.Module]):
         keep: whether a block stays in the model when the next one is looked up.
     """
 
-    def __init__(self, model: NVILA, place: str, tensors: Tensors, *, keep: bool) -> None:
+    def __init__(self, model: VLM, place: str, tensors: Tensors, *, keep: bool) -> None:
         self.model, self.tensors, self.keep = model, tensors, keep
         self.empty = {f"{place}.{name}": block for name, block in model.get_submodule(place).named_children()}
         self.present: set[str] = set()
@@ -76,7 +73,7 @@ class StoredBlocks(Mapping[str, nn.Module]):
         self.present.clear()
 
 
-def block_names(model: NVILA, place: str) -> dict[str, list[str]]:
+def block_names(model: VLM, place: str) -> dict[str, list[str]]:
     """The published tensors of each block, by its dotted name."""
     chain = model.get_submodule(place).named_children()
     return {

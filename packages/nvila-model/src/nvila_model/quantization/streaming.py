@@ -26,18 +26,18 @@ from nvila_kernels.policy import W4A16, Scheme, linear_layers
 from nvila_kernels.quantize import QuantReport
 from torch import Tensor, nn
 
-from nvila_model.checkpoint.assemble import assemble
+from nvila_model.checkpoint.assembly import assemble
 from nvila_model.checkpoint.layout import Checkpoint, open_checkpoint
 from nvila_model.checkpoint.names import published_names
 from nvila_model.checkpoint.original import PARTS
 from nvila_model.checkpoint.quantized_layers import FIELD, formats, forms_of, kind_of_scheme
-from nvila_model.checkpoint.save import write_descriptions
+from nvila_model.checkpoint.saving import write_descriptions
 from nvila_model.checkpoint.tensor_folder import CheckpointError, resized
 from nvila_model.inputs.model_inputs import ModelInputs
 from nvila_model.inputs.tokenizer import Tokenizer
 from nvila_model.network.fusion import Fused
+from nvila_model.network.vlm import VLM
 from nvila_model.network.vocabulary import StoredEmbedding
-from nvila_model.nvila import NVILA
 from nvila_model.quantization.blocks import (
     BLOCKS,
     block_schemes,
@@ -92,7 +92,7 @@ def quantize_checkpoint(
     target: Path,
     *,
     policy: QuantPolicy | None = None,
-    calibration: Callable[[NVILA], Sequence[ModelInputs]] | None = None,
+    calibration: Callable[[VLM], Sequence[ModelInputs]] | None = None,
     shard_bytes: int = SHARD_BYTES,
     step: Callable[[int, int], object] | None = None,
 ) -> list[LayerError]:
@@ -159,14 +159,14 @@ def quantize_checkpoint(
     return lines
 
 
-def outline(found: Checkpoint) -> NVILA:
+def outline(found: Checkpoint) -> VLM:
     """The model without weights."""
     tokenizer = Tokenizer.from_folder(found.tokenizer, chat_template=found.config.chat_template)
     with torch.device("meta"):
-        return assemble(found.config, tokenizer).eval()
+        return assemble(found.config, tokenizer, model_type=VLM).eval()
 
 
-def planned(found: Checkpoint, model: NVILA, policy: QuantPolicy, shard_bytes: int) -> Plan:
+def planned(found: Checkpoint, model: VLM, policy: QuantPolicy, shard_bytes: int) -> Plan:
     """Raises: CheckpointError for what could not be written at the end."""
     try:
         schemes = block_schemes(model, policy)
@@ -221,7 +221,7 @@ def digest(inputs: Sequence[ModelInputs]) -> str:
 def quantized_blocks(
     part: str,
     found: Checkpoint,
-    model: NVILA,
+    model: VLM,
     plan: Plan,
     inputs: Sequence[ModelInputs] | None,
     *,
@@ -241,7 +241,7 @@ def quantized_blocks(
     yield from quantize_blocks(chain, plan.schemes, folds, forward, batches, done=done, stored=plan.stored)
 
 
-def embedded(found: Checkpoint, model: NVILA, inputs: Sequence[ModelInputs], *, filled: bool) -> list[Fused]:
+def embedded(found: Checkpoint, model: VLM, inputs: Sequence[ModelInputs], *, filled: bool) -> list[Fused]:
     """What the language model is shown; the model then lets go of all other parts.
 
     Args:

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import torch
 import typer
 from nvila_model.checkpoint import locate
-from nvila_model.checkpoint.assemble import assemble
 from nvila_model.checkpoint.layout import open_checkpoint
 from nvila_model.inputs.tokenizer import Tokenizer
 from nvila_model.nvila import NVILA
@@ -63,7 +62,7 @@ def outline(name: str) -> NVILA:
     folder = open_checkpoint(locate(name), None)
     tokenizer = Tokenizer.from_folder(folder.tokenizer, chat_template=folder.config.chat_template)
     with torch.device("meta"):
-        return assemble(folder.config, tokenizer)
+        return NVILA.from_config(folder.config, tokenizer)
 
 
 def as_object(found: Report, data: str, model: NVILA) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from nvila_model.inputs.model_inputs import ModelInputs
 from nvila_model.network.fusion import IGNORE, fuse, padded
-from nvila_model.nvila import NVILA, VISION_BATCH
+from nvila_model.network.vlm import VISION_BATCH
+from nvila_model.nvila import NVILA
 from torch import Tensor
 
 from nvila_train.delta_loss.beginnings import Family, apart, beginnings, families

@@ -17,9 +17,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from nvila_model.checkpoint.load import replace
+from nvila_model.checkpoint.loading import replace
 from nvila_model.config import NVILAConfig
-from nvila_model.estimate import outline
 from nvila_model.nvila import NVILA
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -105,7 +104,7 @@ def estimate_step(
         dtype: of the weights, except those in 4 bits.
         frozen: of the weights that do not learn; the same by default.
     """
-    model = outline(config)
+    model = NVILA.outline(config)
     adapted = "lora" in (vision, llm) or llm == "qlora"
     if adapted:  # before there are fake tensors, which ``peft`` cannot convert
         tune(model, vision, "lora" if llm == "qlora" else llm, projector=projector, rank=rank)

@@ -14,7 +14,7 @@ from nvila_model.cli.ending import CommandError
 from nvila_model.cli.progress import Stopwatch
 
 if TYPE_CHECKING:
-    from nvila_model.nvila import NVILA
+    from nvila_model.network.vlm import VLM
 
 EXAMPLE = "1344x896"
 
@@ -59,11 +59,12 @@ def describe(name: str, size: tuple[int, int]) -> dict[str, Any]:
     """One model as a row of plain data; memory in bytes."""
     from nvila_model.checkpoint.hub import NANO
     from nvila_model.checkpoint.layout import open_checkpoint
-    from nvila_model.estimate import count_tokens, estimate_memory, outline, outlined, parameters
+    from nvila_model.estimate import count_tokens, estimate_memory, outlined, parameters
+    from nvila_model.nvila import NVILA
     from nvila_model.presets import repository
 
     nano = name == "nano"
-    model = outline(open_checkpoint(NANO).config) if nano else outlined(name)
+    model = NVILA.outline(open_checkpoint(NANO).config) if nano else outlined(name)
     assert model.config is not None
     frames = model.config.num_video_frames
     counts = [count_tokens(model, images=[extreme]).total for extreme in (*EXTREMES, size)]
@@ -84,7 +85,7 @@ def describe(name: str, size: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-def tiling(model: NVILA) -> str:
+def tiling(model: VLM) -> str:
     """How images are cut, in words."""
     config = model.config
     assert config is not None
@@ -98,7 +99,7 @@ def tiling(model: NVILA) -> str:
             return f"one tile of {config.vision.image_size}"
 
 
-def compression(model: NVILA) -> str:
+def compression(model: VLM) -> str:
     """How many tokens a tile keeps, and how frames are pooled, in words."""
     config = model.config
     assert config is not None

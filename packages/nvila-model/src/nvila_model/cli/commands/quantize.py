@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nvila_kernels import QuantPolicy
 
     from nvila_model.inputs.model_inputs import ModelInputs
-    from nvila_model.nvila import NVILA
+    from nvila_model.network.vlm import VLM
 
 
 class LLMScheme(StrEnum):
@@ -90,7 +90,7 @@ def quantize(
     folder = locate(source, revision=revision, offline=offline, token=token)
     records = None if calibrate is None else conversations(calibrate, samples)
 
-    def calibration(model: NVILA) -> Sequence[ModelInputs]:
+    def calibration(model: VLM) -> Sequence[ModelInputs]:
         return [conversation(model, record, number) for number, record in records or ()]
 
     with bar("rounding" if records is None else "choosing scales") as step:
@@ -133,7 +133,7 @@ def conversations(file: Path, count: int) -> list[tuple[int, dict[str, Any]]]:
     return records
 
 
-def conversation(model: NVILA, record: dict[str, Any], number: int) -> ModelInputs:
+def conversation(model: VLM, record: dict[str, Any], number: int) -> ModelInputs:
     """One record as the model sees it."""
     from nvila_model.inputs.llava import read_llava
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from nvila_compress import SpatioTemporalPool
 from nvila_tiling import DynamicS2, DynamicTiles, SingleTile, Tiler
@@ -13,26 +15,31 @@ from nvila_model.network.framing import Framing
 from nvila_model.network.projector import build_projector
 from nvila_model.network.qwen2 import Qwen2
 from nvila_model.network.vision import VisionTower
-from nvila_model.nvila import NVILA
+from nvila_model.network.vlm import VLM
 from nvila_model.parity import Parity
+
+Model = TypeVar("Model", bound=VLM)
 
 REFERENCE = {"resampler": "pillow", "exif": False}
 """How the reference reads pixels: Pillow's resize, no EXIF rotation."""
 
 
-def assemble(config: NVILAConfig, tokenizer: Tokenizer, *, parity: Parity | None = None) -> NVILA:
+def assemble(
+    config: NVILAConfig, tokenizer: Tokenizer, *, model_type: type[Model], parity: Parity | None = None
+) -> Model:
     """The whole model with random weights, on the current default device.
 
     Args:
         config: sizes and kinds of all parts.
         tokenizer: gives the rows of the embedding and the ids of media and framing tokens.
+        model_type: what the parts are put into.
         parity: reproduce the reference's choices and its pixels; see ``docs/parity.md``.
     """
     compressor, projector = build_projector(
         config.projector.mm_projector_type, channels=config.feature_channels, out=config.llm.hidden_size
     )
     processor = build_processor(config, tokenizer, parity=parity)
-    return NVILA(
+    return model_type(
         vision=build_vision(config),
         tiler=processor.tiler,
         compressor=compressor,

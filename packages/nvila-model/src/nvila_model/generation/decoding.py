@@ -12,21 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from nvila_model.generation.detokenize import TextStream
-from nvila_model.generation.prefill import prefill
+from nvila_model.generation.prompt import prefill
 from nvila_model.generation.sampling import Sampler, Sampling
 from nvila_model.inputs.model_inputs import ModelInputs
 from nvila_model.network.fusion import Fused, attention_mask
 from nvila_model.network.qwen2 import Qwen2
-
-if TYPE_CHECKING:
-    from nvila_model.nvila import NVILA
-
+from nvila_model.network.vlm import VLM
 
 LONGEST = 512
 """Tokens of an answer, where no other number is asked for and the context has room for them."""
@@ -137,7 +134,7 @@ class Stream(Iterator[str]):
     Raises: ValueError for more than one prompt, BudgetError if it does not fit the language model.
     """
 
-    def __init__(self, model: NVILA, inputs: ModelInputs, sampling: Sampling, *, eos_ids: Sequence[int]) -> None:
+    def __init__(self, model: VLM, inputs: ModelInputs, sampling: Sampling, *, eos_ids: Sequence[int]) -> None:
         if len(inputs.input_ids) != 1:
             raise ValueError(f"{len(inputs.input_ids)} prompts cannot be streamed as one: use generate")
         (self.prompt_tokens,), self._limit = check_budget(model, inputs, sampling)
@@ -184,7 +181,7 @@ class Stream(Iterator[str]):
         return self._writer.answer(prompt_tokens=self.prompt_tokens, timings=timings)
 
 
-def generate(model: NVILA, inputs: ModelInputs, sampling: Sampling, *, eos_ids: Sequence[int]) -> list[Answer]:
+def generate(model: VLM, inputs: ModelInputs, sampling: Sampling, *, eos_ids: Sequence[int]) -> list[Answer]:
     """One answer for each row of the batch."""
     prompt_tokens, longest = check_budget(model, inputs, sampling)
     writers = [Writer(TextStream(decoder(model), sampling.stop), eos_ids) for _ in inputs.input_ids]
@@ -209,12 +206,12 @@ def generate(model: NVILA, inputs: ModelInputs, sampling: Sampling, *, eos_ids: 
     ]
 
 
-def decoder(model: NVILA) -> Callable[[Sequence[int]], str]:
+def decoder(model: VLM) -> Callable[[Sequence[int]], str]:
     """Ids to text without special tokens."""
     return partial(model.needed_processor().tokenizer.decode, skip_special_tokens=True)
 
 
-def check_budget(model: NVILA, inputs: ModelInputs, sampling: Sampling) -> tuple[tuple[int, ...], int]:
+def check_budget(model: VLM, inputs: ModelInputs, sampling: Sampling) -> tuple[tuple[int, ...], int]:
     """Positions of each prompt and the tokens that an answer may have, before anything is computed.
 
     Where ``sampling`` leaves these open, they are ``LONGEST``, or what the longest prompt leaves of the context.

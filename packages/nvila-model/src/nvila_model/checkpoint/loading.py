@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from nvila_model.checkpoint.adapter import add_adapter
-from nvila_model.checkpoint.assemble import assemble, stored_dtype
+from nvila_model.checkpoint.assembly import Model, assemble, stored_dtype
 from nvila_model.checkpoint.hub import locate
-from nvila_model.checkpoint.layout import Tensors, open_checkpoint
+from nvila_model.checkpoint.layout import open_checkpoint
 from nvila_model.checkpoint.names import join, published_names
 from nvila_model.checkpoint.quantized_layers import place
-from nvila_model.checkpoint.tensor_folder import CheckpointError, CheckpointWarning, resized
+from nvila_model.checkpoint.tensor_folder import CheckpointError, CheckpointWarning, Tensors, resized
 from nvila_model.inputs.tokenizer import Tokenizer
+from nvila_model.network.vlm import VLM
 from nvila_model.network.vocabulary import StoredEmbedding, StoredHead
-from nvila_model.nvila import NVILA
 from nvila_model.parity import Parity
 
 VOCABULARY = ("llm.embed_tokens.weight", "llm.lm_head.weight")
@@ -33,6 +33,7 @@ VOCABULARY = ("llm.embed_tokens.weight", "llm.lm_head.weight")
 def load(
     name: str | Path = "nano",
     *,
+    model_type: type[Model],
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     model_max_length: int | None = None,
@@ -43,11 +44,12 @@ def load(
     token: str | None = None,
     adapter: str | Path | None = None,
     stored_vocabulary: bool = False,
-) -> NVILA:
+) -> Model:
     """Load a checkpoint in the original or the Hugging Face layout.
 
     Args:
         name: ``"nano"``, a folder, or a hub repository (see ``locate`` for ``revision``, ``offline``, ``token``).
+        model_type: what the parts are put into, such as ``NVILA``.
         dtype: of the weights. By default what the checkpoint asks for, but float32 on a CPU, where products of
             bfloat16 matrices are several times slower.
         device: where the weights go.
@@ -66,7 +68,7 @@ def load(
     tokenizer = Tokenizer.from_folder(found.tokenizer, chat_template=config.chat_template)
     try:
         with torch.device("meta"):
-            model = assemble(config, tokenizer, parity=parity)
+            model = assemble(config, tokenizer, model_type=model_type, parity=parity)
     except ValueError as error:
         if config_overrides:  # the caller's own numbers may be at fault
             raise
@@ -83,7 +85,7 @@ def load(
     return model.eval()
 
 
-def store_vocabulary(model: NVILA, tensors: Tensors, *, dtype: torch.dtype) -> set[str]:
+def store_vocabulary(model: VLM, tensors: Tensors, *, dtype: torch.dtype) -> set[str]:
     """Embedding and head as they are in the file; the names of their tensors."""
     rows = model.llm.vocab_size
     sources = [source for name in VOCABULARY for source in published_names(name)]
@@ -95,9 +97,7 @@ def store_vocabulary(model: NVILA, tensors: Tensors, *, dtype: torch.dtype) -> s
     return set(sources)
 
 
-def fill(
-    model: NVILA, tensors: Tensors, *, dtype: torch.dtype, device: torch.device, used: Collection[str] = ()
-) -> None:
+def fill(model: VLM, tensors: Tensors, *, dtype: torch.dtype, device: torch.device, used: Collection[str] = ()) -> None:
     """Give every parameter of a model on the meta device its tensor; keep what is left as ``model.unused``.
 
     Args:

@@ -14,10 +14,10 @@ from nvila_model.checkpoint.quantized_layers import FIELD, described, tensors_of
 from nvila_model.checkpoint.tensor_folder import SHARD_SIZE, CheckpointError, write_json, write_tensors
 from nvila_model.config import NVILAConfig
 from nvila_model.inputs.tokenizer import Tokenizer
-from nvila_model.nvila import NVILA
+from nvila_model.network.vlm import VLM
 
 
-def save(model: NVILA, folder: str | Path, *, shard_size: str = SHARD_SIZE) -> None:
+def save(model: VLM, folder: str | Path, *, shard_size: str = SHARD_SIZE) -> None:
     """Write ``config.json``, ``llm/``, ``vision_tower/`` and ``mm_projector/``.
 
     Fields and tensors that were in the loaded checkpoint and are not used here are written back. Quantized layers
