@@ -31,9 +31,9 @@ from nvila_model.inputs.processor import Processor
 from nvila_model.network.qwen2 import Qwen2
 from nvila_model.network.vision import VisionTower
 from nvila_train import delta_loss
-from nvila_train.delta_loss.distinct import distinct
-from nvila_train.evaluate import file_of
+from nvila_train.delta_loss.forward.distinct_tiles import distinct
 from nvila_train.nano.drawing import KINDS, Scene, draw
+from nvila_train.nano.held_out import file_of
 
 SMALL_LAYERS = 2
 

@@ -36,6 +36,7 @@ from nvila_model.network.vision import VisionTower
 from nvila_model.quantization.blocks import SIGLIP_FOLDS, quantize_part, qwen2_folds, tiles
 from nvila_train.evaluate import evaluate
 from nvila_train.nano.drawing import Scene, Split, samples
+from nvila_train.nano.held_out import held_out
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -130,7 +131,9 @@ def answered(model: NVILA, options: argparse.Namespace) -> Tensor:
     """Which questions of the test set are answered right, bool ``[questions]``."""
     if not options.answers:
         return torch.zeros(0, dtype=torch.bool)
-    return torch.tensor([result.right for result in evaluate(model, seed=options.seed, count=options.answers)])
+    return torch.tensor(
+        [result.right for result in evaluate(model, held_out(seed=options.seed, count=options.answers))]
+    )
 
 
 def with_float_products(model: NVILA) -> NVILA:

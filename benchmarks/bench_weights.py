@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from nvila_model import NVILA
 from nvila_train.nano.objectives.scene_reading import WrittenTask
+from nvila_train.nano.random_weights import new_trainee
 from nvila_train.nano.scene_stream import SceneStream
 from nvila_train.recipe import Recipe
-from nvila_train.trainee import Trainee, new_trainee, param_groups
+from nvila_train.trainee import Trainee, param_groups
 from nvila_train.trainer import log, optim
 from nvila_train.trainer.loop import train
 from nvila_train.trainer.rounded import RoundedAdamW

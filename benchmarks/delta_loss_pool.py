@@ -17,8 +17,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from nvila_train.evaluate import file_of
 from nvila_train.nano.drawing import KINDS, Split, draw
+from nvila_train.nano.held_out import file_of
 
 QUESTIONS = 3
 """Records about one scene, at most."""

@@ -32,14 +32,14 @@ from nvila_model import NVILA
 from nvila_model.network.fusion import IGNORE, padded
 from nvila_model.network.qwen2 import Qwen2
 from nvila_train import prune
-from nvila_train.delta_loss.answers import encoded, features, read
 from nvila_train.delta_loss.cluster import assign, feature
-from nvila_train.delta_loss.prepare import windows
-from nvila_train.delta_loss.records import Records
-from nvila_train.delta_loss.scores import Scores
-from nvila_train.delta_loss.shards import fingerprint, score_records
+from nvila_train.delta_loss.forward.log_probabilities import encoded, features, read
+from nvila_train.delta_loss.forward.windows import windows
+from nvila_train.delta_loss.score_records import fingerprint, score_records
+from nvila_train.delta_loss.score_table import Scores
+from nvila_train.delta_loss.storage.records import Records
 from nvila_train.nano.drawing import KINDS
-from nvila_train.trainee import new_trainee
+from nvila_train.nano.random_weights import new_trainee
 from nvila_train.trainer.optim import Optimizers, rate_factor
 from nvila_train.trainer.precision import computing
 from torch import Tensor, nn

@@ -7,7 +7,7 @@ from nvila_model.inputs.llava import read_llava
 from nvila_model.network.fusion import IGNORE
 from nvila_model.network.loss import token_losses
 from nvila_train.data import bins, join
-from nvila_train.delta_loss.answers import features, log_probabilities
+from nvila_train.delta_loss.forward.log_probabilities import features, log_probabilities
 from nvila_train.packing import pack
 
 KINDS = ("train",)

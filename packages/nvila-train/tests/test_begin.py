@@ -11,8 +11,8 @@ from nvila_model.checkpoint.hub import NANO
 from nvila_model.checkpoint.original import PARTS
 from nvila_model.network.vision import VisionTower
 from nvila_train.cli.app import app
-from nvila_train.cli.estimate import description
 from nvila_train.compose import begin_with, resampled
+from nvila_train.model_size import description
 from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 from typer.testing import CliRunner
 

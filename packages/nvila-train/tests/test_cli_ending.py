@@ -20,7 +20,7 @@ def ends(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | None:
         (["run"], 2, "nvila-train: Missing argument 'recipe'."),
         (["run", "nano", "--nope"], 2, "nvila-train: No such option: --nope"),
         (["eval", "--count", "0"], 2, "nvila-train: Invalid value for '--count'"),
-        (["run", "nowhere"], 1, "nvila-train: no recipe 'nowhere': give a TOML file or one of nano"),
+        (["run", "nowhere"], 1, "nvila-train: no recipe 'nowhere': give a TOML file, or choose from nano"),
     ],
 )
 def test_bad_requests_end_in_one_line(words, code, line, monkeypatch, capsys):

@@ -17,6 +17,7 @@ from nvila_train.nano.objectives.answering import AnswerTask
 from nvila_train.nano.objectives.patches import PatchTask
 from nvila_train.nano.objectives.questions import QuestionTask
 from nvila_train.nano.objectives.scene_reading import WrittenTask
+from nvila_train.nano.random_weights import scaffolding
 from nvila_train.nano.scene_stream import SceneStream
 from nvila_train.recipe import Recipe, RecipeError
 from nvila_train.trainee import Trainee, param_groups
@@ -60,7 +61,8 @@ PARTS = {
 def gradients(objective: str, *, far: bool) -> tuple[dict[str, float], list[Tensor]]:
     """What a step of two parts sums up, and the gradients that every weight was moved by."""
     torch.manual_seed(0)
-    trainee = Trainee(NVILA.from_pretrained("nano"))
+    model = NVILA.from_pretrained("nano")
+    trainee = Trainee(model, scaffolding(model))
     with there.elsewhere() if far else nullcontext(torch.device("cpu")) as device:
         trainee.to(device)
         optimizer = Optimizers(param_groups(trainee, dict.fromkeys(PARTS[objective], 1e-3)))
@@ -93,7 +95,8 @@ def test_the_stand_in_refuses_what_a_gpu_refuses():
 
 
 def test_batches_are_moved_whole():
-    trainee = Trainee(NVILA.from_pretrained("nano"))
+    model = NVILA.from_pretrained("nano")
+    trainee = Trainee(model, scaffolding(model))
     batch = TASKS["answers"](trainee).batch(0, 0, 1)
     with there.elsewhere() as device:
         (moved,) = placed(batch, device)

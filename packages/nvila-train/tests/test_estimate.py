@@ -8,13 +8,15 @@ import pytest
 import torch
 from nvila_model import NVILA, NVILAConfig
 from nvila_train.cli.app import app
-from nvila_train.cli.estimate import card_bytes, description, read, size
+from nvila_train.cli.estimate import card_bytes, size
 from nvila_train.estimate.live_bytes import Live
+from nvila_train.estimate.recipe_step import read
 from nvila_train.estimate.step import Cost, Load, estimate_step, filled, step_loss
-from nvila_train.nf4 import is_packed, packed_bytes
+from nvila_train.model_size import description
 from nvila_train.recipe import RecipeError
 from nvila_train.trainer.blocks import prepared
 from nvila_train.tuning import tune
+from nvila_train.tuning.nf4 import is_packed, packed_bytes
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from typer.testing import CliRunner

@@ -12,12 +12,11 @@ import pytest
 import torch
 from nvila_model.network.qwen2 import Block, RMSNorm, rotary_angles
 from nvila_train import fp8
-from nvila_train.cli.app import recipe_path
 from nvila_train.fp8.engine import engine
 from nvila_train.fp8.linear import History, Rounding
 from nvila_train.fp8.numbers import E4M3, E5M2, product, shrink
 from nvila_train.fp8.stored import stored
-from nvila_train.recipe import Recipe
+from nvila_train.recipe import Recipe, recipe_path
 from nvila_train.run import run
 from nvila_train.trainer.loop import train
 from nvila_train.trainer.precision import Precision, computing

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from nvila_train import run as running
+from nvila_train import nano_recipes
 from nvila_train.cli.app import app
 from nvila_train.recipe import Recipe
 from typer.testing import CliRunner
@@ -23,7 +23,7 @@ def test_every_stage_and_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         text = re.sub(pattern, other, text, flags=re.MULTILINE)
     (tmp_path / "nano.toml").write_text(text)
     recipe = Recipe.read(tmp_path / "nano.toml")
-    monkeypatch.setattr(running, "VOCABULARY_SCENES", 150)
+    monkeypatch.setattr(nano_recipes, "VOCABULARY_SCENES", 150)
     out = tmp_path / "run"
 
     def call(*words: str) -> str:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from nvila_train.nano.drawing import KINDS, Scene, draw, samples
 from nvila_train.nano.drawing.canvas import seen_size
-from nvila_train.nano.drawing.documents.documents import MAKERS, draw_document
+from nvila_train.nano.drawing.documents.draw_document import MAKERS, draw_document
 from nvila_train.nano.drawing.fonts import FACES, letter
-from nvila_train.nano.drawing.targets import CHARACTERS
+from nvila_train.nano.drawing.patch_targets import CHARACTERS
 
 SPLITS = ("train", "test")
 

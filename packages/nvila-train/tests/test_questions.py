@@ -4,8 +4,8 @@ import pytest
 import torch
 from nvila_model.inputs.media import Image, Video
 from nvila_model.nvila import NVILA
-from nvila_train.nano.conversation import conversation, turns
-from nvila_train.nano.objectives.questions import NOTHING, SHARED, QuestionTask
+from nvila_train.nano.dialogue import conversation, turns
+from nvila_train.nano.objectives.questions import PADDING, SHARED, QuestionTask
 from nvila_train.nano.scene_stream import SceneStream
 from nvila_train.trainee import Trainee
 
@@ -45,7 +45,7 @@ def test_processes_share_the_pictures(task: QuestionTask):
 def test_what_a_question_may_look_at(task: QuestionTask):
     rows = task.branches(task.batch(0, 0, 1)[0])
     row = rows.segments[0].tolist()
-    first, second, padding = (row.index(number) if number in row else None for number in (1, 2, NOTHING))
+    first, second, padding = (row.index(number) if number in row else None for number in (1, 2, PADDING))
     assert second is not None
     mask = rows.mask[0, 0]
     seen = row.count(SHARED)

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 from nvila_train.cli.app import app
-from nvila_train.cli.progress import Display, told
+from nvila_train.cli.progress import Display, numbers_of
 from nvila_train.curves import curve, ticks
 from nvila_train.dry_run import dry_run
 from nvila_train.recipe import Recipe, RecipeError
@@ -100,7 +100,7 @@ def test_progress_without_a_terminal_is_plain_lines():
     assert file.getvalue() == (
         f"pretrain-vision 20/{steps}: loss 12.25, read 0.003, rate 6.17e-05, 1,234 tokens/s, MFU 41%, 0.5 GiB (4 s)\n"
     )
-    assert told(OLD) == "loss 14.5, read 0.003, rate 6.17e-05"
+    assert numbers_of(OLD) == "loss 14.5, read 0.003, rate 6.17e-05"
 
 
 def test_progress_in_a_terminal_is_one_line():

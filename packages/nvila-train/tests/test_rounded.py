@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from nvila_model import NVILA
-from nvila_train import run as running
+from nvila_train import nano_recipes
 from nvila_train.cli.app import app
-from nvila_train.cli.estimate import read as formats
 from nvila_train.dry_run import dry_run
+from nvila_train.estimate.recipe_step import read as formats
 from nvila_train.recipe import Recipe, RecipeError
 from nvila_train.run import begin, run
 from nvila_train.trainer import rounded as module
@@ -231,7 +231,7 @@ def read(folder: Path, text: str) -> Recipe:
 
 def test_a_run_in_bfloat16_learns_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """From nothing, in two stages; the second goes on after the checkpoint was written, in the same format."""
-    monkeypatch.setattr(running, "VOCABULARY_SCENES", 150)
+    monkeypatch.setattr(nano_recipes, "VOCABULARY_SCENES", 150)
     text = SMALL + recipe_text("written", "llm = 1e-2, written = 1e-2", steps=60)
     recipe = read(tmp_path, text + recipe_text("answers", "llm = 1e-3, vision = 1e-3", steps=2).replace(RECIPE, ""))
     assert [stage.trained > 0 for stage in dry_run(recipe)] == [True, True]
@@ -250,7 +250,7 @@ def test_a_run_in_bfloat16_learns_and_goes_on(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("objective", ["patches", "alignment", "questions"])
 def test_every_objective_takes_a_step_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str):
-    monkeypatch.setattr(running, "VOCABULARY_SCENES", 150)
+    monkeypatch.setattr(nano_recipes, "VOCABULARY_SCENES", 150)
     rates = {
         "patches": "vision = 1e-3, patches = 1e-3",
         "alignment": "projector = 1e-3, vision = 1e-3",

@@ -15,6 +15,7 @@ from nvila_model.presets import preset
 from nvila_tiling import TilePlan
 from torch import Tensor
 
+from nvila_train.nano_recipes import scaffolding
 from nvila_train.recipe import Recipe, RecipeError, Stage
 from nvila_train.run import in_formats
 from nvila_train.trainee import Trainee, param_groups
@@ -73,7 +74,7 @@ def dry_run(recipe: Recipe) -> Iterator[DryStage]:
 def outlined(recipe: Recipe) -> Trainee:
     """The model that a recipe trains, without memory."""
     if recipe.preset is not None:
-        trainee = Trainee(NVILA.outline(preset(recipe.preset)), scaffolding=False)
+        trainee = Trainee(NVILA.outline(preset(recipe.preset)))
         if recipe.tune is not None:  # adapters are the same over four bits and over more
             ways: dict[str, Any] = recipe.tune.model_dump()
             ways["llm"] = "lora" if recipe.tune.llm == "qlora" else recipe.tune.llm
@@ -81,7 +82,8 @@ def outlined(recipe: Recipe) -> Trainee:
         return trainee
     if recipe.llm is None:
         raise RecipeError(f"recipe {recipe.name} begins with {recipe.init}: name the preset of its sizes to dry-run it")
-    return Trainee(NVILA.outline(recipe.config(rows=recipe.llm.vocabulary + SPECIAL))).to("meta")
+    model = NVILA.outline(recipe.config(rows=recipe.llm.vocabulary + SPECIAL))
+    return Trainee(model, scaffolding(model)).to("meta")
 
 
 def largest(trainee: Trainee) -> TilePlan:
@@ -94,7 +96,7 @@ def fake_loss(stage: Stage, trainee: Trainee, plan: TilePlan, positions: int) ->
     model = trainee.model
     tiles = torch.empty(plan.tiles, 3, plan.tile, plan.tile, device="meta")
     if stage.objective == "patches":
-        return torch.stack([scores.sum() for scores in trainee.patches(model.vision(tiles)).values()]).sum()
+        return torch.stack([scores.sum() for scores in trainee.part("patches")(model.vision(tiles)).values()]).sum()
     seen = torch.cat([tokens for parts in model.media_tokens(tiles, [plan]) for tokens in parts])
     if stage.objective == "alignment":
         return seen.sum()

@@ -1,8 +1,11 @@
-"""How large a model with random weights is: the tables ``[model]``, ``[vision]`` and ``[llm]`` of a recipe."""
+"""How large a model is: by the tables ``[model]``, ``[vision]`` and ``[llm]`` of a recipe, or by its name."""
 
 from typing import Annotated
 
+from nvila_model.checkpoint import locate
+from nvila_model.checkpoint.layout import open_checkpoint
 from nvila_model.config import EncoderConfig, NVILAConfig
+from nvila_model.presets import list_models, preset
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 
@@ -103,3 +106,9 @@ def described(model: ModelSize, vision: VisionSize, llm: LanguageSize, *, rows: 
             "model_dtype": "torch.float16",
         }
     )
+
+
+def description(name: str) -> NVILAConfig:
+    """The configuration of a preset or of a checkpoint."""
+    known = name.rpartition("/")[2]
+    return preset(known) if known in list_models() else open_checkpoint(locate(name), None).config

@@ -1,7 +1,17 @@
-"""Packing: the samples of a batch behind each other in one row, so that no position is padding.
+"""Samples behind each other in one row, and samples that share what they begin with.
 
-Positions restart with each sample and attention stays within it, so the losses are those of the padded batch,
-at the cost of the tokens that are there (about 30 % less time for NVILA's mixture).
+Packing: the samples of a batch stand in one row, so that no position is padding. Positions restart with each sample and
+attention stays within it, so the losses are those of the padded batch, at the cost of the tokens that are there (about
+30 % less time for NVILA's mixture).
+
+Branches: samples that begin alike become one sequence, what they share and then the rest of each:
+
+    picture  question 1  answer 1  question 2  answer 2
+       0         1          1          2          2        segments
+
+Positions of every rest go on from what is shared, and attention looks at that and at its own rest only.
+
+Both are one law: a position looks back within its segment, and at one other segment that all of its kind share.
 
 Source: NVILA, section 3 ("packing on the fly"). Upstream ends each row with one dummy token for its attention
 kernel; there is none here.
@@ -9,6 +19,7 @@ kernel; there is none here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,27 +27,43 @@ from nvila_model.network.fusion import IGNORE, Fused
 from torch import Tensor
 
 
+def segment_mask(segments: Tensor, shared: Tensor | None = None) -> Tensor:
+    """True where a position may look: back, within its segment or the one that it shares with others.
+
+    Args:
+        segments: the segment of each position.
+        shared: the other segment that each position may look at; none without it.
+
+    Shapes: int64 ``[b, t]``, int64 ``[b, t]`` -> bool ``[b, 1, t, t]``.
+    """
+    seen = segments[:, :, None] == segments[:, None, :]
+    if shared is not None:
+        seen = seen | (shared[:, :, None] == segments[:, None, :])
+    return seen.tril()[:, None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """One row of samples.
+    """Rows of samples.
 
     Attributes:
-        embeds: ``[1, t, d]``.
-        labels: int64 ``[1, t]``; a sample's first token is never learnt, since the sample before it would predict it.
-        positions: int64 ``[1, t]``, from 0 in each sample.
-        segments: int64 ``[1, t]``, the number of the sample.
+        embeds: ``[b, t, d]``; ``b`` is 1 where samples are packed.
+        labels: int64 ``[b, t]``; a sample's first token is never learnt, since the sample before it would predict it.
+        positions: int64 ``[b, t]``, from 0 in each sample.
+        segments: int64 ``[b, t]``, the number of the sample, or of what several samples share.
+        shared: int64 ``[b, t]``, the segment that each position may look at besides its own; None for none.
     """
 
     embeds: Tensor
     labels: Tensor
     positions: Tensor
     segments: Tensor
+    shared: Tensor | None = None
 
     @property
     def mask(self) -> Tensor:
-        """True where a position may look: back, within its sample. Shape: bool ``[1, 1, t, t]``."""
-        same = self.segments[:, :, None] == self.segments[:, None, :]
-        return same.tril()[:, None]
+        """True where a position may look. Shape: bool ``[b, 1, t, t]``."""
+        return segment_mask(self.segments, self.shared)
 
 
 def pack(fused: Fused) -> Packed:
@@ -56,3 +83,33 @@ def pack(fused: Fused) -> Packed:
         positions=(keep.cumsum(1) - 1)[keep][None],
         segments=rows[keep][None],
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branches:
+    """The lengths of samples in one sequence.
+
+    Attributes:
+        common: positions that they share, 0 for a sample alone.
+        rests: positions of each behind these.
+    """
+
+    common: int
+    rests: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        return self.common + sum(self.rests)
+
+    def join(self, samples: Sequence[Tensor]) -> Tensor:
+        """Whole samples as a sequence. Shapes: ``[common + rest, ...]`` each -> ``[length, ...]``."""
+        return torch.cat((samples[0][: self.common], *(sample[self.common :] for sample in samples)))
+
+    def positions(self) -> Tensor:
+        """The position of each in its sample, int64 ``[length]``."""
+        return self.join([torch.arange(self.common + rest) for rest in self.rests])
+
+    def segments(self) -> Tensor:
+        """0 for what is shared, and the number of the rest from 1 on, int64 ``[length]``."""
+        sizes = torch.tensor((self.common, *self.rests))
+        return torch.arange(len(sizes)).repeat_interleave(sizes)

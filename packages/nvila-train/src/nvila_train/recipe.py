@@ -3,17 +3,20 @@
 Everything is validated before anything runs; an unknown field is an error, not a default.
 """
 
+import json
 import tomllib
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from nvila_model.config import NVILAConfig
-from nvila_model.presets import list_models
+from nvila_model.config import LLMConfig, NVILAConfig
+from nvila_model.presets import list_models, preset
 from pydantic import (
     BeforeValidator,
     Field,
     PositiveFloat,
     PositiveInt,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -23,28 +26,29 @@ from pydantic import (
 from nvila_train.data.conversations import check_together
 from nvila_train.data.source import DataSource
 from nvila_train.model_size import LanguageSize, ModelSize, Strict, VisionSize, described
-from nvila_train.nano.drawing import KINDS
+from nvila_train.nano_recipes import KINDS
+from nvila_train.recipe_errors import RecipeError, brief, nearest, sentence
 from nvila_train.trainer.blocks import Recompute
 from nvila_train.trainer.device import DeviceName
 from nvila_train.trainer.parallel import Parallel
 from nvila_train.trainer.precision import Precision, WeightsName
 from nvila_train.tuning import LanguageTuning, ProjectorTuning, VisionTuning
 
-Part = Literal["vision", "projector", "llm", "patches", "written"]
+Part = Literal["vision", "compressor", "projector", "llm", "patches", "written"]
 Objective = Literal["patches", "written", "alignment", "answers", "questions"]
+Rate = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
 
 
-class RecipeError(ValueError):
-    """A recipe that cannot be used; the message names the file, the field and what is wrong."""
-
-
-def named(value: Any) -> Any:
-    """A precision by its name alone."""
-    return {"name": value} if isinstance(value, str) else value
+def precision_of(value: Any) -> Any:
+    """A precision by its name alone, or from its table."""
+    try:
+        return TypeAdapter(Precision).validate_python({"name": value} if isinstance(value, str) else value)
+    except ValidationError as error:
+        raise ValueError(sentence(error, Precision)) from None
 
 
 class Tune(Strict):
-    """``[tune]``: what learns of the model that the recipe begins with; see ``nvila_train.tuning``.
+    """``[tune]``: what learns of the model that the recipe begins with; see ``nvila_train.tuning.prepare``.
 
     Attributes:
         vision, llm, projector: the way each learns.
@@ -84,11 +88,11 @@ class Stage(Strict):
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
     objective: Objective
-    rates: dict[Part, PositiveFloat]
-    muon: dict[Part, PositiveFloat] = Field(default_factory=dict)
+    rates: dict[Part, Rate]
+    muon: dict[Part, Rate] = Field(default_factory=dict)
     steps: PositiveInt
     samples: PositiveInt
-    mix: dict[str, PositiveFloat] = Field(default_factory=dict)
+    mix: dict[str, Rate] = Field(default_factory=dict)
     data: tuple[DataSource, ...] = ()
     budget: PositiveInt | None = None
     skip: Annotated[int, Field(ge=0)] = 10
@@ -110,9 +114,11 @@ class Stage(Strict):
     @field_validator("mix")
     @classmethod
     def known_kinds(cls, value: dict[str, float]) -> dict[str, float]:
-        unknown = sorted(set(value) - set(KINDS))
-        if unknown or not value:
-            raise ValueError(f"kinds {unknown or 'missing'}: choose from {', '.join(KINDS)}")
+        for name in value:
+            if name not in KINDS:
+                raise ValueError(f"there is no kind {brief(name)}, {nearest(name, KINDS)}")
+        if not value:
+            raise ValueError(f"mix is empty: choose from {', '.join(KINDS)}")
         return value
 
     @field_validator("data")
@@ -133,6 +139,19 @@ class Stage(Strict):
         if stray:
             raise ValueError(f"{stray[0]} says nothing about {'data' if self.data else 'drawn scenes'}: leave it out")
         return self
+
+
+def longest(llm: LLMConfig) -> int:
+    """Positions that a language model was made for, whatever its checkpoint says of prompts."""
+    return max(llm.context_length, llm.max_position_embeddings)
+
+
+def check_budget(stage: Stage, context: int | None) -> None:
+    """Refuse rows that are longer than the model reads. Raises: RecipeError."""
+    if context is not None and stage.budget is not None and stage.budget > context:
+        raise RecipeError(
+            f"stage {stage.name!r}: budget {stage.budget} > the context of {context} tokens: lower it, or leave it out"
+        )
 
 
 class Recipe(Strict):
@@ -157,7 +176,7 @@ class Recipe(Strict):
 
     name: str
     seed: int
-    precision: Annotated[Precision, BeforeValidator(named)] = Precision("fp32")
+    precision: Annotated[Precision, BeforeValidator(precision_of)] = Precision("fp32")
     weights: WeightsName = "fp32"
     init: str | None = None
     preset: str | None = None
@@ -214,6 +233,13 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def within_context(self) -> "Recipe":
+        llm = preset(self.preset).llm if self.preset is not None else None
+        for stage in self.stage:
+            check_budget(stage, longest(llm) if llm is not None else self.llm.context if self.llm else None)
+        return self
+
+    @model_validator(mode="after")
     def begun_or_new(self) -> "Recipe":
         sizes = {"model": self.model, "vision": self.vision, "llm": self.llm}
         given = [name for name, size in sizes.items() if size is not None]
@@ -241,15 +267,15 @@ class Recipe(Strict):
             table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
             over = {"device": device, "weights": weights}
             table |= {name: value for name, value in over.items() if value is not None}
-            return cls.model_validate(table, context={"folder": Path(path).parent})
+            # As JSON, which has the same values: text is then no number, and a list may become a tuple.
+            given = json.dumps(table, default=str)
+            return cls.model_validate_json(given, strict=True, context={"folder": Path(path).parent})
         except OSError as error:
             raise RecipeError(f"cannot read {path}: {error.strerror}") from None
-        except tomllib.TOMLDecodeError as error:
-            raise RecipeError(f"{path} is not TOML: {error}") from None
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise RecipeError(f"{path}: {place}: {first['msg']}") from None
+            raise RecipeError(f"{path}: {sentence(error, cls)}") from None
+        except (ValueError, RecursionError) as error:  # tomllib's own, and bytes that are no text
+            raise RecipeError(f"{path} is not TOML: {error}") from None
 
     def config(self, *, rows: int) -> NVILAConfig:
         """The description of a model with random weights, for a tokenizer of ``rows`` ids. Raises: RecipeError."""
@@ -257,3 +283,14 @@ class Recipe(Strict):
         if llm is None or vision is None or model is None:
             raise RecipeError(f"recipe {self.name} begins with {self.init}, whose description is its own")
         return described(model, vision, llm, rows=rows)
+
+
+def recipe_path(name: str) -> Path:
+    """The file of a recipe: a path, or the name of a shipped one. Raises: RecipeError."""
+    shipped = Path(str(files("nvila_train"))) / "recipes" / f"{name}.toml"
+    if Path(name).is_file():
+        return Path(name)
+    if shipped.is_file():
+        return shipped
+    names = sorted(path.stem for path in shipped.parent.glob("*.toml"))
+    raise RecipeError(f"no recipe {name!r}: give a TOML file, or {nearest(name, names)}")

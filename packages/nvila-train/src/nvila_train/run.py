@@ -16,19 +16,11 @@ import torch
 from nvila_model.inputs.tokenizer import Tokenizer
 from nvila_model.nvila import NVILA
 
-from nvila_train.adapter import save_adapter
 from nvila_train.conversation_task import ConversationTask
 from nvila_train.data.conversations import ConversationDataset
-from nvila_train.nano.drawing import KINDS
-from nvila_train.nano.objectives.alignment import AlignmentTask
-from nvila_train.nano.objectives.answering import AnswerTask
-from nvila_train.nano.objectives.patches import PatchTask
-from nvila_train.nano.objectives.questions import QuestionTask
-from nvila_train.nano.objectives.scene_reading import WrittenTask
-from nvila_train.nano.scene_stream import SceneStream
-from nvila_train.nano.vocabulary import make_tokenizer
-from nvila_train.recipe import Recipe, RecipeError, Stage
-from nvila_train.trainee import Trainee, new_trainee, param_groups
+from nvila_train.nano_recipes import new_trainee, new_vocabulary, scene_task
+from nvila_train.recipe import Recipe, RecipeError, Stage, check_budget, longest
+from nvila_train.trainee import Trainee, learning_parts, param_groups
 from nvila_train.trainer import distributed
 from nvila_train.trainer.checkpoint import finished
 from nvila_train.trainer.device import chosen
@@ -36,14 +28,16 @@ from nvila_train.trainer.loop import train
 from nvila_train.trainer.meter import Meter
 from nvila_train.trainer.parallel import Spread, Task
 from nvila_train.trainer.precision import WEIGHTS
-from nvila_train.tuning import is_tuned, learnable, tune
-
-VOCABULARY_SCENES = 2500
-"""Scenes that the words are taken from."""
+from nvila_train.tuning import is_tuned, learnable, save_adapter, tune
 
 
 def run(
-    recipe: Recipe, out: Path, *, only: str | None = None, report: Callable[[dict[str, Any]], None] | None = None
+    recipe: Recipe,
+    out: Path,
+    *,
+    only: str | None = None,
+    report: Callable[[dict[str, Any]], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Trainee:
     """Run every stage that is not complete; the result is also saved, as ``out/model`` or ``out/adapter``.
 
@@ -51,6 +45,8 @@ def run(
         only: run this stage alone, on top of those that are complete. Stages that train different parts and do not need
             each other, such as the two pretrainings, can so run side by side in two processes; ``out/model`` is not
             written.
+        report: called with every logged record.
+        say: called with a sentence for each stage: what learns in it, and what is frozen.
 
     Raises: RecipeError if there is no such stage.
     """
@@ -64,10 +60,13 @@ def run(
         if finished(folder, trainee, steps=stage.steps) or only not in (None, stage.name):
             continue
         check_parts(stage)
+        check_budget(stage, longest(trainee.model.config.llm) if trainee.model.config else None)
+        groups = param_groups(trainee, stage.rates, stage.muon)  # pyright: ignore[reportArgumentType]
+        say(f"{stage.name}: {learning_parts(trainee)}")
         train(
             task_of(stage, trainee, seed=recipe.seed * 1000 + number),
             trainee,
-            groups=param_groups(trainee, stage.rates, stage.muon),  # pyright: ignore[reportArgumentType]
+            groups=groups,
             steps=stage.steps,
             folder=folder,
             spread=spread_of(recipe, stage, trainee),
@@ -122,7 +121,7 @@ def begin(recipe: Recipe, out: Path) -> Trainee:
         trainee = new_trainee(recipe.config(rows=1), tokenizer(recipe, out), seed=recipe.seed)
         return in_formats(trainee, recipe)
     torch.manual_seed(recipe.seed)
-    trainee = Trainee(NVILA.from_pretrained(recipe.init, dtype=torch.float32), scaffolding=False)
+    trainee = Trainee(NVILA.from_pretrained(recipe.init, dtype=torch.float32))
     if recipe.tune is not None:
         tune(trainee.model, **recipe.tune.model_dump())
     return in_formats(trainee, recipe)
@@ -158,9 +157,7 @@ def tokenizer(recipe: Recipe, out: Path) -> Tokenizer:
     folder = out / "tokenizer"
     assert recipe.llm is not None
     if not folder.exists():
-        stream = SceneStream(seed=recipe.seed, mix=dict.fromkeys(KINDS, 1.0))
-        scenes = (stream.scene(number) for number in range(VOCABULARY_SCENES))
-        made = make_tokenizer(scenes, size=recipe.llm.vocabulary, context=recipe.llm.context)
+        made = new_vocabulary(seed=recipe.seed, size=recipe.llm.vocabulary, context=recipe.llm.context)
         if distributed.rank() == 0:
             made.save(folder)
         return made
@@ -179,24 +176,10 @@ def task_of(stage: Stage, trainee: Trainee, *, seed: int) -> Task:
             skip=stage.skip,
             workers=stage.workers,
         )
-    stream = SceneStream(seed=seed, mix=stage.mix)
-    match stage.objective:
-        case "patches":
-            return PatchTask(trainee=trainee, stream=stream, samples=stage.samples)
-        case "alignment":
-            return AlignmentTask(trainee=trainee, stream=stream, samples=stage.samples)
-        case "written":
-            return WrittenTask(
-                trainee=trainee, stream=stream, samples=stage.samples, most=stage.questions, captions=stage.captions
-            )
-        case "answers":
-            return AnswerTask(
-                trainee=trainee, stream=stream, samples=stage.samples, most=stage.questions, captions=stage.captions
-            )
-        case "questions":
-            return QuestionTask(
-                trainee=trainee, stream=stream, samples=stage.samples, most=stage.questions, captions=stage.captions
-            )
+    return scene_task(
+        stage.objective, trainee, seed=seed, mix=stage.mix, samples=stage.samples, questions=stage.questions,
+        captions=stage.captions,
+    )  # fmt: skip
 
 
 def save_model(trainee: Trainee, folder: Path) -> None:

@@ -7,21 +7,18 @@ of the language model's. All stages share one module, so that any of them can be
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import torch
-from nvila_model.config import NVILAConfig
 from nvila_model.inputs.processor import Processor
-from nvila_model.inputs.tokenizer import Tokenizer
-from nvila_model.network.qwen2 import Block
 from nvila_model.network.vision import VisionTower
 from nvila_model.nvila import NVILA
 from nvila_tiling import DynamicS2
 from torch import nn
 
-from nvila_train.nano.patch_heads import PatchHeads
-from nvila_train.nano.scene_text import WrittenScene
 from nvila_train.tuning import learnable
 
-PARTS: Final = ("vision", "projector", "llm", "patches", "written")
+SCAFFOLDING: Final = ("patches", "written")
+"""Parts that help to train and are thrown away."""
+
+PARTS: Final = ("vision", "compressor", "projector", "llm", *SCAFFOLDING)
 """The parts that a stage may train, each at its own rate."""
 
 
@@ -29,24 +26,15 @@ class Trainee(nn.Module):
     """An NVILA with its scaffolding.
 
     Args:
-        model: the NVILA; its tiler must be ``DynamicS2`` and its tower square, if it has scaffolding.
-        scaffolding: False for a model that has learnt to see and to speak, and needs none.
+        model: the NVILA.
+        scaffolding: the parts of ``SCAFFOLDING``; none for a model that has learnt to see and to speak.
     """
 
-    patches: PatchHeads
-    written: WrittenScene
-
-    def __init__(self, model: NVILA, *, scaffolding: bool = True) -> None:
+    def __init__(self, model: NVILA, scaffolding: Mapping[str, nn.Module] | None = None) -> None:
         super().__init__()
         self.model = model
-        if not scaffolding:  # the parts are there, so that every stage finds them, and hold nothing
-            for name in ("patches", "written"):
-                self.add_module(name, nn.Identity())
-            return
-        side = self.tower.side
-        across = model.compressor.out_grid((side, side))[0]
-        self.patches = PatchHeads(self.tower.width)
-        self.written = WrittenScene(model.llm.embed_tokens.embedding_dim, side=side, fold=side // across)
+        for name in SCAFFOLDING:  # the parts are there, so that every stage finds them, and may hold nothing
+            self.add_module(name, (scaffolding or {}).get(name) or nn.Identity())
 
     @property
     def tower(self) -> VisionTower:
@@ -83,39 +71,16 @@ class Trainee(nn.Module):
 
     def part(self, name: str) -> nn.Module:
         """One of ``PARTS``."""
-        return getattr(self if name in ("patches", "written") else self.model, name)
-
-
-def new_trainee(config: NVILAConfig, tokenizer: Tokenizer, *, seed: int) -> Trainee:
-    """Random weights.
-
-    All matrices are drawn wider than the published 0.02, which is meant for widths above a thousand: at a width of 128
-    it would leave the first blocks without effect. The last matrix of each branch is drawn narrower.
-    """
-    torch.manual_seed(seed)
-    trainee = Trainee(NVILA.from_config(config, tokenizer))
-    llm, vision = trainee.model.llm, trainee.tower
-    for module in (*llm.modules(), *vision.modules()):
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.7 * module.in_features**-0.5)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-    for layer in llm.layers:
-        assert isinstance(layer, Block)
-        for last in (layer.self_attn.o_proj, layer.mlp.down_proj):
-            last.weight.data.mul_(0.3)
-    for name, parameter in vision.trunk.blocks.named_parameters():
-        if name.endswith(("attn.proj.weight", "mlp.fc2.weight")):
-            parameter.data.mul_(0.5)
-    return trainee
+        return getattr(self if name in SCAFFOLDING else self.model, name)
 
 
 def param_groups(
     trainee: Trainee, rates: Mapping[str, float], muon: Mapping[str, float] | None = None
 ) -> Sequence[Mapping[str, Any]]:
-    """Freeze every part that has no rate; a parameter group for each other. What ``tune`` froze stays frozen.
+    """A parameter group for every part that has a rate; all else is frozen. What ``tune`` froze stays frozen.
+
+    A compressor with weights of its own stands between tower and projector, and learns at the projector's rate unless
+    it has one of its own.
 
     Args:
         rates: peak rate of each part that is trained.
@@ -123,32 +88,57 @@ def param_groups(
 
     Raises: ValueError for a part that does not exist, has nothing to learn, or has a Muon rate and no other.
     """
-    muon = muon or {}
+    muon = dict(muon or {})
     unknown = sorted({*rates, *muon} - set(PARTS))
     if unknown:
         raise ValueError(f"no part {unknown[0]!r} to train: choose from {', '.join(PARTS)}")
     lone = sorted(set(muon) - set(rates))
     if lone:
         raise ValueError(f"part {lone[0]!r} has a Muon rate alone: give it one in rates too, for what is no matrix")
-    groups: list[Mapping[str, Any]] = []
     able = {id(parameter) for parameter in learnable(trainee)}
-    for name in PARTS:
+    trainee.requires_grad_(False)
+    groups: list[Mapping[str, Any]] = []
+    for name, (rate, muon_rate) in with_compressor(trainee, rates, muon).items():
         part = trainee.part(name)
-        part.requires_grad_(False)
-        learning = [parameter for parameter in part.parameters() if id(parameter) in able and name in rates]
+        learning = [parameter for parameter in part.parameters() if id(parameter) in able]
         for parameter in learning:
             parameter.requires_grad_(True)
-        if name not in rates:
-            continue
-        if not learning:
+        if not learning and name in rates:
             raise ValueError(f"part {name!r} has a rate, but nothing in it learns: see [tune], or leave the rate out")
-        matrices = [matrix for matrix in _matrices(part) if matrix.requires_grad] if name in muon else []
+        matrices = [matrix for matrix in _matrices(part) if matrix.requires_grad] if muon_rate is not None else []
         known = {id(matrix) for matrix in matrices}
         rest = [parameter for parameter in learning if id(parameter) not in known]
-        groups.append({"params": rest, "lr": rates[name], "name": name})
+        groups.append({"params": rest, "lr": rate, "name": name})
         if matrices:
-            groups.append({"params": matrices, "lr": muon[name], "name": f"{name} matrices", "muon": True})
+            groups.append({"params": matrices, "lr": muon_rate, "name": f"{name} matrices", "muon": True})
     return groups
+
+
+def with_compressor(
+    trainee: Trainee, rates: Mapping[str, float], muon: Mapping[str, float]
+) -> dict[str, tuple[float, float | None]]:
+    """The rates of each part that is trained, in the order of ``PARTS``; the compressor's follow the projector's."""
+    found: dict[str, tuple[float, float | None]] = {}
+    for name in PARTS:
+        source = name
+        if name == "compressor" and name not in rates and any(True for _ in trainee.part(name).parameters()):
+            source = "projector"
+        if source in rates:
+            found[name] = rates[source], muon.get(source)
+    return found
+
+
+def learning_parts(trainee: Trainee) -> str:
+    """What learns and what is frozen, every weight of the model in one of the two, for people."""
+    counts: dict[bool, dict[str, int]] = {True: {}, False: {}}
+    for name, parameter in trainee.named_parameters():
+        part = name.removeprefix("model.").partition(".")[0]
+        of_kind = counts[parameter.requires_grad]
+        of_kind[part] = of_kind.get(part, 0) + parameter.numel()
+    learning, frozen = (
+        ", ".join(f"{part} {count / 1e6:,.3g} M" for part, count in counts[kind].items()) for kind in (True, False)
+    )
+    return f"learning: {learning or 'nothing'}; frozen: {frozen or 'nothing'}"
 
 
 def _matrices(part: nn.Module) -> list[nn.Parameter]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from nvila_train.cli.app import app
-from nvila_train.data.checking import quantiles
-from nvila_train.data.sheet import contact_sheet
+from nvila_train.data.checks.contact_sheet import contact_sheet
+from nvila_train.data.checks.row_faults import quantiles
 from nvila_train.trainee import Trainee
 from PIL import Image
 from typer.testing import CliRunner

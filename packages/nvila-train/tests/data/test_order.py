@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nvila_train.data import ConversationDataset, DataSource, SourceError
-from nvila_train.data.mixture import BLOCK, Mixture, shares
-from nvila_train.data.order import WINDOW, Windows
-from nvila_train.data.shuffle import key_of, shuffled
-from nvila_train.data.streamed import Stream
+from nvila_train.data.order.epochs import WINDOW, Windows
+from nvila_train.data.order.mixture import BLOCK, Mixture, shares
+from nvila_train.data.order.shuffle import key_of, shuffled
+from nvila_train.data.stored.stream import Stream
 
 
 @settings(max_examples=40, deadline=None)

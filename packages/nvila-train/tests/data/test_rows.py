@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from nvila_model.inputs.media import Image
-from nvila_train.data import ConversationDataset, DataSource, SourceError, files, offsets
-from nvila_train.data.files import JsonlRows
+from nvila_train.data import ConversationDataset, DataSource, SourceError
 from nvila_train.data.record import as_record
-from nvila_train.data.rows import open_rows
-from nvila_train.data.shards import ShardRows, shard_names, stream_shards
-from nvila_train.data.streamed import Stream
+from nvila_train.data.stored import json_files, offsets
+from nvila_train.data.stored.json_files import JsonlRows
+from nvila_train.data.stored.open_rows import open_rows
+from nvila_train.data.stored.stream import Stream
+from nvila_train.data.stored.tar_shards import ShardRows, shard_names, stream_shards
 from PIL import Image as PILImage
 
 LEFT_OPEN = pytest.mark.filterwarnings(
@@ -127,7 +128,7 @@ def test_lines_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, chunk: int, newline: str
 ) -> None:
     """Against the json module on the lines of the whole file; whatever the blank lines and the size of a chunk."""
-    monkeypatch.setattr(files, "CHUNK", chunk)
+    monkeypatch.setattr(json_files, "CHUNK", chunk)
     rows = [{"a": 1}, {"b": "é\u2028"}, [], {"c": "x" * 30}]
     text = newline.join(["", json.dumps(rows[0]), "", "", *(json.dumps(row, ensure_ascii=False) for row in rows[1:])])
     path = tmp_path / "rows.jsonl"
@@ -143,7 +144,7 @@ def test_a_large_file_is_indexed_once(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = numbered(50)
     assert JsonlRows(path)[49]["conversations"][1]["value"] == "train.jsonl 49"
-    monkeypatch.setattr(files.np, "flatnonzero", None)  # a second pass would fail
+    monkeypatch.setattr(json_files.np, "flatnonzero", None)  # a second pass would fail
     again = JsonlRows(path)
     assert isinstance(again.starts, np.memmap)
     assert again[49]["conversations"][1]["value"] == "train.jsonl 49"

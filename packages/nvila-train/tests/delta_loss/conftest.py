@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from nvila_model import NVILA
-from nvila_train.delta_loss.records import Records
+from nvila_train.delta_loss.storage.records import Records
 from nvila_train.nano.drawing.scene import Clip
 from nvila_train.recipe import Recipe
 from PIL import Image

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nvila_model.inputs.media import Image
-from nvila_train.delta_loss.answers import encoded, features
-from nvila_train.delta_loss.beginnings import Family, alike, apart, beginnings, families
+from nvila_train.delta_loss.forward.families import Family, alike, beginnings, families, segments_of
+from nvila_train.delta_loss.forward.log_probabilities import encoded, features
 from PIL import Image as Pillow
 from torch import Tensor
 
@@ -52,15 +52,15 @@ def test_alike_stops_at_the_first_difference():
     assert (alike(one, other), alike(one, one), alike(one, other[:0])) == (2, 4, 0)
 
 
-def test_apart_by_hand():
+def test_segments_by_hand():
     """Two that share two positions, and a sample alone behind them."""
     pair = Family(samples=(3, 0), common=2, rests=(1, 2))
-    places, owners, common = apart([pair, Family(samples=(1,), common=0, rests=(3,))])
+    places, owners, common = segments_of([pair, Family(samples=(1,), common=0, rests=(3,))])
     assert places.tolist() == [0, 1, 2, 2, 3, 0, 1, 2]
     assert owners.tolist() == [0, 0, 1, 2, 2, 4, 4, 4]
     assert common.tolist() == [0, 0, 0, 0, 0, 3, 3, 3]
     pieces = [torch.tensor([1, 2, 30]), torch.tensor([1, 2, 40, 41])]
-    assert pair.one_behind_another(pieces).tolist() == [1, 2, 30, 40, 41]
+    assert pair.join(pieces).tolist() == [1, 2, 30, 40, 41]
 
 
 def test_a_beginning_ends_where_the_answer_is_predicted(models):

@@ -3,7 +3,7 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nvila_train.delta_loss.distinct import distinct
+from nvila_train.delta_loss.forward.distinct_tiles import distinct
 
 
 @settings(deadline=None)

@@ -18,10 +18,10 @@ from nvila_train.cli.prune import scored_records
 from nvila_train.data import DataSource
 from nvila_train.data.record import as_record
 from nvila_train.delta_loss.cluster import cluster
-from nvila_train.delta_loss.prepare import windows
-from nvila_train.delta_loss.records import Records
-from nvila_train.delta_loss.scores import Scores
-from nvila_train.delta_loss.shards import score_records
+from nvila_train.delta_loss.forward.windows import windows
+from nvila_train.delta_loss.score_records import score_records
+from nvila_train.delta_loss.score_table import Scores
+from nvila_train.delta_loss.storage.records import Records
 from nvila_train.delta_loss.subset import write_subset
 from typer.testing import CliRunner
 

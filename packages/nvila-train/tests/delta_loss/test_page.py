@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from nvila_model.nvila import NVILA
 from nvila_train.cli.app import app
-from nvila_train.delta_loss.errors import DeltaLossError
-from nvila_train.delta_loss.histogram import BARS, histogram
-from nvila_train.delta_loss.page import SHOWN, examples
-from nvila_train.delta_loss.records import Records
-from nvila_train.delta_loss.scores import Scores
+from nvila_train.delta_loss.choices import DeltaLossError
+from nvila_train.delta_loss.page.histogram import BARS, histogram
+from nvila_train.delta_loss.page.review_page import SHOWN, examples
+from nvila_train.delta_loss.score_table import Scores
+from nvila_train.delta_loss.storage.records import Records
 from typer.testing import CliRunner
 
 VOID = {"meta", "img", "br", "rect", "line"}

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nvila_model import NVILA
 from nvila_train import prune
+from nvila_train.delta_loss.choices import DeltaLossError
 from nvila_train.delta_loss.cluster import NOTHING_SEEN, assign, cluster, feature
-from nvila_train.delta_loss.errors import DeltaLossError
 from nvila_train.delta_loss.prune import evenly
-from nvila_train.delta_loss.records import Records
-from nvila_train.delta_loss.scores import Scores
+from nvila_train.delta_loss.score_table import Scores
+from nvila_train.delta_loss.storage.records import Records
 
 
 def table(delta: list[float], sources: list[str] | None = None, tokens: list[int] | None = None) -> Scores:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from nvila_train.data import DataSource, SampleError, SourceError
-from nvila_train.delta_loss.errors import DeltaLossError
-from nvila_train.delta_loss.records import Records
+from nvila_train.delta_loss.choices import DeltaLossError
+from nvila_train.delta_loss.storage.records import Records
 
 GOOD = {"conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "nö"}]}
 

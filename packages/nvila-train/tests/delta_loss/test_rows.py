@@ -2,7 +2,7 @@
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nvila_train.delta_loss.rows import batches
+from nvila_train.delta_loss.forward.batches import batches
 
 # A loaded machine is no fault of the law.
 at_leisure = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])

@@ -16,11 +16,11 @@ from nvila_model.network.fusion import IGNORE
 from nvila_model.network.qwen2 import Qwen2
 from nvila_train import delta_loss
 from nvila_train.data import SampleError
-from nvila_train.delta_loss.answers import LogProbability
-from nvila_train.delta_loss.errors import DeltaLossError
-from nvila_train.delta_loss.prepare import agree, ahead, windows
-from nvila_train.delta_loss.records import Records
+from nvila_train.delta_loss.choices import DeltaLossError
+from nvila_train.delta_loss.forward.log_probabilities import LogProbability
+from nvila_train.delta_loss.forward.windows import agree, ahead, windows
 from nvila_train.delta_loss.score import Score, same_tower
+from nvila_train.delta_loss.storage.records import Records
 
 
 @torch.no_grad()

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from nvila_model import NVILA
 from nvila_train import delta_loss
-from nvila_train.delta_loss.errors import DeltaLossError
-from nvila_train.delta_loss.records import Records
-from nvila_train.delta_loss.scores import Scores
-from nvila_train.delta_loss.shards import score_records
+from nvila_train.delta_loss.choices import DeltaLossError
+from nvila_train.delta_loss.score_records import score_records
+from nvila_train.delta_loss.score_table import Scores
+from nvila_train.delta_loss.storage.records import Records
 
 WORKER = Path(__file__).parents[1] / "processes" / "scoring.py"
 

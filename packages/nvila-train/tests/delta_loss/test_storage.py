@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from nvila_train.data import DataSource
-from nvila_train.data.shards import ShardRows
-from nvila_train.delta_loss import tables
-from nvila_train.delta_loss.errors import DeltaLossError
-from nvila_train.delta_loss.records import Records
+from nvila_train.data.stored.tar_shards import ShardRows
+from nvila_train.delta_loss.choices import DeltaLossError
+from nvila_train.delta_loss.storage import table_form
+from nvila_train.delta_loss.storage.records import Records
+from nvila_train.delta_loss.storage.table_form import outlined
+from nvila_train.delta_loss.storage.tar_form import Tars
 from nvila_train.delta_loss.subset import subset_path, write_subset
-from nvila_train.delta_loss.tables import outlined
-from nvila_train.delta_loss.tars import Tars
 
 TURNS = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "nö"}]
 
@@ -194,8 +194,8 @@ def test_a_subset_of_a_table_keeps_what_its_columns_are(tmp_path: Path, monkeypa
     assert again.features == datasets.load_from_disk(tmp_path / "saved").features
     assert again["id"][:] == ["a", "c", "d"]
     assert parquet.read_metadata(tmp_path / "out.parquet").num_row_groups == 1
-    monkeypatch.setattr(tables, "PART", 2)
-    monkeypatch.setattr(tables, "GROUP", 1000)  # the bytes of one row and a half
+    monkeypatch.setattr(table_form, "PART", 2)
+    monkeypatch.setattr(table_form, "GROUP", 1000)  # the bytes of one row and a half
     write_subset(records, [4, 3, 2, 1, 0], tmp_path / "groups.parquet")
     metadata = parquet.read_metadata(tmp_path / "groups.parquet")
     assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == [2, 2, 1]

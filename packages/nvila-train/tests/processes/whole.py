@@ -7,6 +7,7 @@ import torch.distributed as dist
 from nvila_model import NVILA
 from nvila_train.nano.objectives.answering import AnswerTask
 from nvila_train.nano.objectives.patches import PatchTask
+from nvila_train.nano.random_weights import scaffolding
 from nvila_train.nano.scene_stream import SceneStream
 from nvila_train.trainee import Trainee, param_groups
 from nvila_train.trainer import loop
@@ -21,7 +22,8 @@ def run(
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}.store", rank=rank, world_size=world)
     torch.manual_seed(0)
-    trainee = Trainee(NVILA.from_pretrained("nano", dtype=torch.float32), scaffolding=objective == "patches")
+    model = NVILA.from_pretrained("nano", dtype=torch.float32)
+    trainee = Trainee(model, scaffolding(model) if objective == "patches" else None)
     stream = SceneStream(seed=7, mix={"shapes": 2.0, "clips": 1.0})
     layers = tuple(trainee.model.llm.layers)
     task = (PatchTask if objective == "patches" else AnswerTask)(trainee=trainee, stream=stream, samples=4)

@@ -5,10 +5,6 @@ from typing import Annotated
 
 import typer
 
-from nvila_train.cli.estimate import description
-from nvila_train.compose import begin_with
-from nvila_train.recipe import RecipeError
-
 
 def begin(
     model: Annotated[str, typer.Argument(help="What is to be trained: a preset's name, 'nano', or a folder.")],
@@ -18,6 +14,10 @@ def begin(
     seed: Annotated[int, typer.Option(help="Of the projector's weights.")] = 0,
 ) -> None:
     """Put a language model and a vision tower together, as the five stages begin with them."""
+    from nvila_train.compose import begin_with
+    from nvila_train.model_size import description
+    from nvila_train.recipe import RecipeError
+
     if out.exists():
         raise RecipeError(f"{out} exists: remove it, or choose another --out")
     begin_with(description(model), llm=llm, vision=vision, seed=seed).save_pretrained(str(out))

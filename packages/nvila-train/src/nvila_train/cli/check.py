@@ -2,20 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
-from nvila_model.checkpoint import locate
-from nvila_model.checkpoint.layout import open_checkpoint
-from nvila_model.inputs.tokenizer import Tokenizer
-from nvila_model.nvila import NVILA
-from rich.console import Console
-from rich.table import Table
 
-from nvila_train.data.checking import SHOWN, Report, check, quantiles
-from nvila_train.data.sheet import contact_sheet
-from nvila_train.data.source import DataSource
+if TYPE_CHECKING:
+    from nvila_model import NVILA
+
+    from nvila_train.data.checks.row_faults import Report
 
 MOST = 20
 """Faults that the table lists; ``--json`` lists all."""
@@ -43,6 +37,12 @@ def check_(
     sheet: Sheet = None,
 ) -> None:
     """Name the row and field of each fault, count tokens, and draw samples. Ends with code 1 if there are faults."""
+    from rich.console import Console
+
+    from nvila_train.data.checks.contact_sheet import contact_sheet
+    from nvila_train.data.checks.row_faults import SHOWN, check
+    from nvila_train.data.source import DataSource
+
     source = DataSource(path=data, media=media, split=split, streaming=streaming)
     counting = outline(model)
     with Console(stderr=True).status("looking", spinner="line") as status:
@@ -57,16 +57,24 @@ def check_(
         raise typer.Exit(1)
 
 
-def outline(name: str) -> NVILA:
+def outline(name: str) -> "NVILA":
     """A checkpoint without its weights: it processes and counts, it cannot answer. Raises: CheckpointError."""
+    import torch
+    from nvila_model import NVILA
+    from nvila_model.checkpoint import locate
+    from nvila_model.checkpoint.layout import open_checkpoint
+    from nvila_model.inputs.tokenizer import Tokenizer
+
     folder = open_checkpoint(locate(name), None)
     tokenizer = Tokenizer.from_folder(folder.tokenizer, chat_template=folder.config.chat_template)
     with torch.device("meta"):
         return NVILA.from_config(folder.config, tokenizer)
 
 
-def as_object(found: Report, data: str, model: NVILA) -> dict[str, Any]:
+def as_object(found: "Report", data: str, model: "NVILA") -> dict[str, Any]:
     """The report as it is printed with ``--json``."""
+    from nvila_train.data.checks.row_faults import quantiles
+
     return {
         "data": data,
         "rows": found.rows,
@@ -82,13 +90,18 @@ def as_object(found: Report, data: str, model: NVILA) -> dict[str, Any]:
     }
 
 
-def beyond(found: Report, model: NVILA) -> int:
+def beyond(found: "Report", model: "NVILA") -> int:
     """Rows that are longer than the context."""
     return sum(length > model.context_length for length in found.tokens)
 
 
-def show(found: Report, data: str, name: str, model: NVILA) -> None:
+def show(found: "Report", data: str, name: str, model: "NVILA") -> None:
     """Tables for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from nvila_train.data.checks.row_faults import quantiles
+
     console = Console()
     sound = found.rows - found.faulty
     console.print(

@@ -3,23 +3,14 @@
 import json
 import re
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
-from nvila_model.checkpoint import locate
-from nvila_model.checkpoint.layout import open_checkpoint
-from nvila_model.config import NVILAConfig
-from nvila_model.presets import list_models, preset
-from rich.console import Console
-from rich.table import Table
 
-from nvila_train.estimate.step import RESERVE, Cost, Load, estimate_step
-from nvila_train.recipe import Recipe, RecipeError, Tune
-from nvila_train.run import frozen_dtype
-from nvila_train.trainer.blocks import Recompute
-from nvila_train.trainer.precision import WEIGHTS, Precision
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from nvila_train.estimate.step import Cost
 
 GIB = 2**30
 
@@ -43,13 +34,19 @@ def estimate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Memory and operations of one training step, tried on tensors without memory."""
+    from rich.console import Console
+
+    from nvila_train.estimate.recipe_step import read, recomputation
+    from nvila_train.estimate.step import RESERVE, Load, estimate_step
+    from nvila_train.recipe import Tune
+
     room = None if card is None else card_bytes(card)
     config, ways, precision, recipes_recompute, (dtype, frozen) = read(recipe, weights)
     ways = Tune.model_validate(ways.model_dump() | {"vision": vision or ways.vision, "llm": llm or ways.llm})
     load = Load(samples=samples, image=size(image), text=text, answer=max(1, text // 4))
     cost = estimate_step(
         config, load, vision=ways.vision, llm=ways.llm, projector=ways.projector, rank=ways.rank,
-        precision=precision, recompute=way(recompute) if recompute else recipes_recompute, dtype=dtype,
+        precision=precision, recompute=recomputation(recompute) if recompute else recipes_recompute, dtype=dtype,
         frozen=frozen,
     )  # fmt: skip
     if as_json:
@@ -64,59 +61,10 @@ def estimate(
         )
 
 
-Formats = tuple[torch.dtype, torch.dtype]
-"""Of weights that learn, and of those that do not."""
-
-
-def read(name: str, weights: str | None = None) -> tuple[NVILAConfig, Tune, Precision, Recompute, Formats]:
-    """The model, what learns, precision, recomputation and the weights' formats.
-
-    Args:
-        name: of a recipe, or of a model that learns as a whole, in bfloat16 unless ``weights`` says otherwise.
-        weights: goes before what the recipe says.
-
-    Raises: RecipeError.
-    """
-    from nvila_train.cli.app import recipe_path
-
-    if name in list_models() or (name != "nano" and (Path(name) / "config.json").is_file()):
-        kind = WEIGHTS.get(weights or "bf16")
-        if kind is None:
-            raise RecipeError(f"no weights in {weights!r}: choose from {', '.join(WEIGHTS)}")
-        return description(name), Tune(vision="full", llm="full"), Precision("fp32"), "none", (kind, kind)
-    recipe = Recipe.read(recipe_path(name), weights=weights)
-    stages = [stage for stage in recipe.stage if stage.objective == "answers"]
-    if not stages:
-        raise RecipeError(f"recipe {recipe.name} has no stage that learns answers: only those are estimated")
-    rates = stages[-1].rates
-    learns = {part: "full" if part in rates else "frozen" for part in ("vision", "llm", "projector")}
-    if recipe.preset is not None:
-        config = preset(recipe.preset)
-    elif recipe.init is not None:
-        config = description(recipe.init)
-    else:
-        config = recipe.config(rows=recipe.llm.vocabulary if recipe.llm else 1)
-    formats = WEIGHTS[recipe.weights], frozen_dtype(recipe)
-    return config, recipe.tune or Tune.model_validate(learns), recipe.precision, stages[-1].recompute, formats
-
-
-def way(name: str) -> Recompute:
-    """A way to recompute, by its name. Raises: RecipeError."""
-    ways: tuple[Recompute, ...] = get_args(Recompute)
-    for each in ways:
-        if each == name:
-            return each
-    raise RecipeError(f"cannot recompute {name!r}: choose from {', '.join(ways)}")
-
-
-def description(name: str) -> NVILAConfig:
-    """The configuration of a preset or of a checkpoint."""
-    known = name.rpartition("/")[2]
-    return preset(known) if known in list_models() else open_checkpoint(locate(name), None).config
-
-
 def size(text: str) -> tuple[int, int]:
     """Width and height. Raises: RecipeError."""
+    from nvila_train.recipe import RecipeError
+
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if not found:
         raise RecipeError(f"image {text!r} is no size: write it as 1344x896")
@@ -125,13 +73,17 @@ def size(text: str) -> tuple[int, int]:
 
 def card_bytes(text: str) -> int:
     """Bytes of ``24GB``; as on a card's box, its GB are 2^30 bytes. Raises: RecipeError."""
+    from nvila_train.recipe import RecipeError
+
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?Gi?B", text, re.IGNORECASE)
     if not found:
         raise RecipeError(f"card {text!r} is no size: write it as 24GB")
     return round(float(found[1]) * GIB)
 
 
-def table(title: str, cost: Cost) -> Table:
+def table(title: str, cost: "Cost") -> "Table":
+    from rich.table import Table
+
     rows = Table("part", "GiB", title=title)
     for part in ("weights", "gradients", "optimizer", "activations", "peak"):
         rows.add_row(part, f"{getattr(cost, part) / GIB:.2f}")

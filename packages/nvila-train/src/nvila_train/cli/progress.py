@@ -19,7 +19,7 @@ class Writer(Protocol):
     def flush(self) -> None: ...
 
 
-def told(record: Mapping[str, Any]) -> str:
+def numbers_of(record: Mapping[str, Any]) -> str:
     """The numbers of a record: loss first, then what else is learnt, then what it costs."""
     words = [f"loss {record['loss']:.4g}"]
     known = ("stage", "step", "loss", "seconds", "tokens_per_second", "mfu", "memory")
@@ -40,7 +40,7 @@ class Display:
         self.console = console
         self.steps = {stage.name: stage.steps for stage in recipe.stage}
         columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
-        self.progress = Progress(*columns, TextColumn("{task.fields[told]}"), console=console)
+        self.progress = Progress(*columns, TextColumn("{task.fields[numbers]}"), console=console)
         self.task: tuple[str, Any] | None = None
 
     def __enter__(self) -> "Display":
@@ -55,12 +55,12 @@ class Display:
     def __call__(self, record: dict[str, Any]) -> None:
         stage, step = record["stage"], record["step"]
         if not self.console.is_terminal:
-            line = f"{stage} {step}/{self.steps[stage]}: {told(record)} ({record['seconds']:.0f} s)"
+            line = f"{stage} {step}/{self.steps[stage]}: {numbers_of(record)} ({record['seconds']:.0f} s)"
             self.console.print(line, highlight=False, soft_wrap=True)
             return
         if self.task is None or self.task[0] != stage:
-            self.task = stage, self.progress.add_task(stage, total=self.steps[stage], told="")
-        self.progress.update(self.task[1], completed=step, told=told(record))
+            self.task = stage, self.progress.add_task(stage, total=self.steps[stage], numbers="")
+        self.progress.update(self.task[1], completed=step, numbers=numbers_of(record))
 
 
 def tensorboard(folder: Path) -> Report:

@@ -4,17 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from nvila_train.delta_loss.prune import By, Method
-from nvila_train.delta_loss.score import Normalize
+from nvila_train.delta_loss.choices import By, Method, Normalize
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from nvila_train.delta_loss.records import Records
-    from nvila_train.delta_loss.scores import Scores
+    from nvila_train.delta_loss.score_table import Scores
+    from nvila_train.delta_loss.storage.records import Records
 
 ScoresFile = Annotated[Path, typer.Argument(help="Made by nvila-train score.")]
 Keep = Annotated[float, typer.Option(help="Share of each source that stays, above 0 and at most 1.")]
@@ -48,10 +45,13 @@ def prune(
     clusters: Clusters = 100,
 ) -> None:
     """Write the samples that are worth learning: of each source those at which the large model is ahead."""
-    from nvila_train.delta_loss.page import page as page_of
+    from rich.console import Console
+    from rich.table import Table
+
+    from nvila_train.delta_loss.page.review_page import page as page_of
     from nvila_train.delta_loss.prune import groups
     from nvila_train.delta_loss.prune import prune as choose
-    from nvila_train.delta_loss.scores import Scores
+    from nvila_train.delta_loss.score_table import Scores
     from nvila_train.delta_loss.subset import subset_path, write_subset
 
     table = Scores.read(scores)
@@ -74,8 +74,8 @@ def prune(
 def scored_records(table: "Scores", data: str | None, folder: str | None) -> "Records":
     """What was scored. Raises: SourceError if it is gone, DeltaLossError if it has changed since."""
     from nvila_train.data.source import DataSource
-    from nvila_train.delta_loss.errors import DeltaLossError
-    from nvila_train.delta_loss.records import Records
+    from nvila_train.delta_loss.choices import DeltaLossError
+    from nvila_train.delta_loss.storage.records import Records
 
     path = data or table.facts["data"]
     media = folder or (None if data else table.facts["folder"] or None)

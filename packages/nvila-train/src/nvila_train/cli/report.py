@@ -5,9 +5,6 @@ from typing import Annotated
 
 import typer
 
-from nvila_train.nano.shown_answers import asked
-from nvila_train.report import write_report
-
 
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run, also one that still goes on.")],
@@ -17,6 +14,16 @@ def report(
     seed: Annotated[int, typer.Option(help="Of the drawings.")] = 0,
 ) -> None:
     """Write one page with the curves of a run and what its model answers: report.html, and log.csv."""
+    from nvila_model import NVILA
+
+    from nvila_train.evaluate import evaluate
+    from nvila_train.nano_recipes import held_out, shown
+    from nvila_train.report import write_report
+
     model = run / "model"
-    shown = asked(str(model), count=samples, seed=seed) if samples and model.is_dir() else []
-    print(write_report(run, shown))
+    answers = (
+        shown(evaluate(NVILA.from_pretrained(str(model)), held_out(seed=seed, count=samples)))
+        if samples and model.is_dir()
+        else []
+    )
+    print(write_report(run, answers))

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Data = Annotated[
     str, typer.Argument(help="A .json, .jsonl, .parquet or .tar file, a folder of them, or hub:owner/name.")
@@ -39,10 +37,12 @@ def score(
     """Log-probabilities of the answers under a large and a small model. Under torchrun, processes share the samples."""
     import torch
     from nvila_model.nvila import NVILA
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from nvila_train.data.source import DataSource
-    from nvila_train.delta_loss.records import Records
-    from nvila_train.delta_loss.shards import score_records
+    from nvila_train.delta_loss.score_records import score_records
+    from nvila_train.delta_loss.storage.records import Records
 
     torch.set_num_threads(threads)
     records = Records.open(DataSource(path=data, media=folder, split=split))

@@ -13,12 +13,12 @@ from nvila_model.inputs.llava import read_llava
 from nvila_model.inputs.messages import Message
 from torch.utils.data import Dataset
 
-from nvila_train.data.mixture import Mixture
-from nvila_train.data.order import Deck, Windows
+from nvila_train.data.order.epochs import Deck, Windows
+from nvila_train.data.order.mixture import Mixture
 from nvila_train.data.record import RecordError, as_record, faults
-from nvila_train.data.rows import open_rows
 from nvila_train.data.source import DataSource, SourceError
-from nvila_train.data.streamed import Stream
+from nvila_train.data.stored.open_rows import open_rows
+from nvila_train.data.stored.stream import Stream
 
 
 class SampleError(ValueError):

@@ -14,7 +14,7 @@ from nvila_model.inputs.messages import Conversation, read_conversation
 from nvila_model.nvila import NVILA
 from nvila_tiling import DynamicS2, DynamicTiles, SingleTile, Tiler
 
-from nvila_train.delta_loss.errors import DeltaLossError
+from nvila_train.delta_loss.choices import DeltaLossError
 
 CLUSTERS = 100
 NOTHING_SEEN = -1

@@ -3,16 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
-from nvila_train.delta_loss.errors import DeltaLossError
-from nvila_train.delta_loss.score import Normalize
-from nvila_train.delta_loss.scores import Scores
-
-Method = Literal["deltaloss", "random", "cluster"]
-By = Literal["source", "all"]
+from nvila_train.delta_loss.choices import By, DeltaLossError, Method, Normalize
+from nvila_train.delta_loss.score_table import Scores
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,18 +1,23 @@
-"""Both models over a stream of conversations."""
+"""Both models over a stream of conversations.
+
+What computes is imported when the first conversation is: the package's face names ``delta_loss``, and must not wait for
+torch.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
-import torch
-from nvila_model.inputs.messages import Conversation
-from nvila_model.nvila import NVILA
+from nvila_train.delta_loss.choices import DeltaLossError, Normalize
 
-from nvila_train.delta_loss.answers import LogProbability, features, log_probabilities
-from nvila_train.delta_loss.errors import DeltaLossError
-from nvila_train.delta_loss.prepare import Sample, ahead, windows
+if TYPE_CHECKING:
+    from nvila_model.inputs.messages import Conversation
+    from nvila_model.nvila import NVILA
 
-Normalize = Literal["none", "tokens"]
+    from nvila_train.delta_loss.forward.log_probabilities import LogProbability
+    from nvila_train.delta_loss.forward.windows import Sample
 
 POSITIONS = 2048
 """Of the language model in one batch."""
@@ -64,6 +69,9 @@ def delta_loss(
         raise DeltaLossError(
             f"positions {positions}, window {window} and workers {workers} must all be at least 1: raise them"
         )
+    from nvila_train.delta_loss.forward.log_probabilities import features, log_probabilities
+    from nvila_train.delta_loss.forward.windows import ahead, windows
+
     models = (large, small)
     processors = [model.needed_processor() for model in models]
     alike = same_tower(large, small)
@@ -87,6 +95,8 @@ def same_tower(a: NVILA, b: NVILA) -> bool:
 
     So it is where models were trained with a frozen tower.
     """
+    import torch
+
     if a.config is None or b.config is None or a.config.vision != b.config.vision or a.device != b.device:
         return False
     if a.config.mm_vision_select_layer != b.config.mm_vision_select_layer:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from nvila_train.data.shards import shard_names
-from nvila_train.delta_loss.errors import DeltaLossError
-from nvila_train.delta_loss.records import Records
+from nvila_train.data.stored.tar_shards import shard_names
+from nvila_train.delta_loss.choices import DeltaLossError
+from nvila_train.delta_loss.storage.records import Records
 
 
 def subset_path(records: Records, out: Path | None = None, *, scores: Path | None = None) -> Path:

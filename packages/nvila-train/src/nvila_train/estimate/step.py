@@ -26,10 +26,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nvila_train import fp8
 from nvila_train.estimate.live_bytes import Live
 from nvila_train.estimate.operations import Operations
-from nvila_train.nf4 import BITS
 from nvila_train.trainer.blocks import Recompute, prepared
 from nvila_train.trainer.precision import Precision, PrecisionName, computing
 from nvila_train.tuning import LanguageTuning, ProjectorTuning, VisionTuning, tune
+from nvila_train.tuning.nf4 import BITS
 
 STATES = 2
 """Numbers that AdamW remembers of each parameter."""

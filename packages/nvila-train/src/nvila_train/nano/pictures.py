@@ -6,9 +6,10 @@ import PIL.Image
 from nvila_tiling import DynamicS2, Grid, TiledImage, TilePlan
 
 from nvila_train.nano.drawing import Scene
+from nvila_train.nano.drawing.clips import Story
 from nvila_train.nano.patch_labels import PatchLabels, patch_labels
 from nvila_train.nano.scene_stream import SceneStream
-from nvila_train.nano.story import Story, act
+from nvila_train.nano.story import random_story
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ def image_of(scene: Scene) -> PIL.Image.Image:
 def pictures(stream: SceneStream, number: int, tiler: DynamicS2) -> tuple[Pictures, Scene | Story]:
     """The pictures of sample ``number``, and the scene or story that holds its questions."""
     if stream.kind(number) == "clips":
-        story = act(stream.random(number))
-        return Pictures(scenes=story.frames, tiler=tiler, clip=True), story
+        story, frames = random_story(stream.random(number))
+        return Pictures(scenes=frames, tiler=tiler, clip=True), story
     scene = stream.scene(number)
     return Pictures(scenes=(scene,), tiler=tiler, clip=False), scene

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from nvila_train.nano.drawing import DENSE_CLASSES
 from nvila_train.nano.patch_labels import HALVES, LENGTHS, PLACES, PatchLabels
+from nvila_train.trainee import Trainee
 
 COARSE = 8
 """Rows and columns of places over the whole picture that an embedding tells apart."""
@@ -106,6 +107,14 @@ class WrittenScene(nn.Module):
         """Put the tiles' tokens together and read row by row: ``[tiles, t, d] -> [tiles * t, d]``."""
         across = self.side // self.fold
         return merge_grid(tokens.unflatten(1, (across, across)), grid).flatten(0, 1)
+
+
+def scene_embedding(trainee: Trainee) -> WrittenScene:
+    """The embeddings of written-out scenes that are trained beside a model. Raises: ValueError if there are none."""
+    found = trainee.part("written")
+    if not isinstance(found, WrittenScene):
+        raise ValueError("the model has no embeddings of written-out scenes: begin with random weights, not with init")
+    return found
 
 
 def forget(index: Tensor, blank: int, share: float, rng: Random) -> Tensor:

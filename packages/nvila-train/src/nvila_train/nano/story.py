@@ -4,38 +4,22 @@ The playground's clips keep only their pixels. Pretraining needs to know what ea
 of its own from the same stages.
 """
 
-from dataclasses import dataclass
 from random import Random
 
 import PIL.Image
 import PIL.ImageDraw
 
-from nvila_train.nano.drawing import Object, Question, Scene
+from nvila_train.nano.drawing import Object, Scene
 from nvila_train.nano.drawing.canvas import shade
-from nvila_train.nano.drawing.clips import BEATS, STORIES, Actor
+from nvila_train.nano.drawing.clips import BEATS, STORIES, Actor, Story
 from nvila_train.nano.drawing.outlines import paint
 from nvila_train.nano.drawing.words import COLOURS
 
 SIDE = 64
 
 
-@dataclass(frozen=True, kw_only=True)
-class Story:
-    """What a clip shows and what is asked about it.
-
-    Args:
-        frames: one scene a frame, evenly spread over the clip, without questions.
-        questions: about the whole clip.
-        text: the clip written out.
-    """
-
-    frames: tuple[Scene, ...]
-    questions: tuple[Question, ...]
-    text: str
-
-
-def act(rng: Random, *, frames: int = BEATS) -> Story:
-    """A random story, seen at ``frames`` moments."""
+def random_story(rng: Random, *, frames: int = BEATS) -> tuple[Story, tuple[Scene, ...]]:
+    """A random story, and what is seen of it at ``frames`` moments, evenly spread: a scene each, without questions."""
     dark = rng.random() < 0.25
     names = [name for name in COLOURS if name != ("black" if dark else "white")]
     story = STORIES[rng.choice(tuple(STORIES))](rng, names)
@@ -46,7 +30,7 @@ def act(rng: Random, *, frames: int = BEATS) -> Story:
     rgb = {name: shade(rng, name) for name in names}
     shown = [story.stage((index * count // frames + 0.5) / count) for index in range(frames)]
     scenes = tuple(_frame(actors, size, (ground[0], ground[1], ground[2]), rgb) for actors in shown)
-    return Story(frames=scenes, questions=tuple(story.questions), text=story.text)
+    return story, scenes
 
 
 def _frame(

@@ -18,7 +18,7 @@ from nvila_model.inputs.tokenizer_files import QWEN2_SPLIT
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
-from nvila_train.nano.conversation import CAPTION_REQUESTS
+from nvila_train.nano.dialogue import CAPTION_REQUESTS
 from nvila_train.nano.drawing import Scene
 from nvila_train.nano.drawing.words import NAMED
 

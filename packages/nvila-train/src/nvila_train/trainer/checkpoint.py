@@ -72,6 +72,14 @@ class Saver:
         self._pending: tuple[int, Future[Any]] | None = None
         self._group: Any = None
 
+    @property
+    def last(self) -> int | None:
+        """The step of the last state, also of one that is still being written; None if there is none."""
+        if self._pending is not None:
+            return self._pending[0]
+        whole = newest(self.folder)
+        return int(whole.name) if whole else None
+
     def __enter__(self) -> "Saver":
         self._stack.enter_context(distributed.group(self.device))
         if distributed.world() > 1:  # its thread must not mix its messages with those of training

@@ -8,6 +8,7 @@ The loss is a sum over labels divided by their number over all processes, so it 
 samples are spread over them (see ``parallel``).
 """
 
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nvila_train import fp8
+from nvila_train.fp8 import training
 from nvila_train.trainer import distributed, log
 from nvila_train.trainer.average import Average
 from nvila_train.trainer.checkpoint import Progress, Saver, restore
@@ -24,6 +25,7 @@ from nvila_train.trainer.meter import Meter
 from nvila_train.trainer.optim import Optimizers, clipped, rate_factor
 from nvila_train.trainer.parallel import Spread, Task, device_of
 from nvila_train.trainer.precision import Precision, PrecisionName
+from nvila_train.trainer.stopping import Stopped, stop_request
 
 
 class NotFiniteError(RuntimeError):
@@ -71,15 +73,17 @@ def train(
         NotFiniteError: with the last state intact on disk.
         CheckpointError: a state cannot be written, or read; earlier ones are intact.
         LostProcessError: another process is gone; the last state is intact.
+        Stopped: the run was asked to stop by Ctrl-C or SIGTERM; the state of its last step is saved.
     """
     named = {id(parameter): name for name, parameter in module.named_parameters()}
     listed = [{**group, "params": [named[id(p)] for p in group["params"]]} for group in groups]
     with (
         distributed.watched(),
         Saver(folder, device=device_of(module)) as saver,
-        fp8.training(module, precision, recomputed=spread is not None and spread.recompute != "none") as histories,
+        training(module, precision, recomputed=spread is not None and spread.recompute != "none") as histories,
         (spread or Spread()).over(task, module, precision=Precision.of(precision).name, seed=seed) as stepper,
         meter or Meter({}, device=device_of(module)) as meter,
+        stop_request() as request,
     ):
         # sharding made new parameters, so they are looked up by name
         parameters = dict(module.named_parameters())
@@ -101,9 +105,9 @@ def train(
             found = stepper.gradients(step, optimizer.parameters)
             norm = whole(clipped(optimizer.parameters, clip))
             if not torch.isfinite(norm):
-                raise NotFiniteError(
-                    f"the gradient of step {step} is {float(norm)}: resume from {folder} with a lower rate"
-                )
+                last = saver.last
+                kept = f"go on with --resume from step {last}" if last else "no state is saved yet, start anew"
+                raise NotFiniteError(f"the gradient of step {step + 1} is {float(norm)}: {kept}, with a lower rate")
             optimizer.step()
             if average:
                 average.update()
@@ -118,9 +122,17 @@ def train(
                     if report:
                         report(record)
                 sums = {}
-            if (step + 1) % save_every == 0 or step + 1 == steps:
+            asked = distributed.most(request.signal) if step + 1 < steps else 0
+            if (step + 1) % save_every == 0 or step + 1 == steps or asked:
                 done = Progress(step=step + 1, seconds=seconds, trained=trained, sums=sums)
                 saver.save(module, optimizer, done, weights, histories)
+            if asked:
+                saver.wait()
+                raise Stopped(
+                    f"stopped by {signal.Signals(asked).name} after step {step + 1} of {steps}: its state is saved in "
+                    f"{folder}, go on with --resume",
+                    asked,
+                )
 
 
 def line(stage: str, step: int, sums: Mapping[str, float], optimizer: Optimizers, seconds: float) -> dict[str, Any]:

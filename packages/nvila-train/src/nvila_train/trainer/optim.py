@@ -143,8 +143,3 @@ def clipped(parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
 def fusible(parameters: Sequence[nn.Parameter]) -> bool:
     """Whether torch can move all of these in one pass over memory."""
     return all(parameter.device.type in ("cpu", "cuda") and parameter.is_floating_point() for parameter in parameters)
-
-
-def trained(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters of a module that are not frozen."""
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -9,13 +9,13 @@ from itertools import count
 from random import Random
 from typing import Final
 
-from nvila_train.nano.drawing.charts.charts import draw_chart
+from nvila_train.nano.drawing.charts.draw_chart import draw_chart
 from nvila_train.nano.drawing.clips import draw_clip
-from nvila_train.nano.drawing.documents.documents import draw_document
+from nvila_train.nano.drawing.documents.draw_document import draw_document
 from nvila_train.nano.drawing.fonts import Split
+from nvila_train.nano.drawing.patch_targets import DENSE_CLASSES, IGNORE, patch_targets
 from nvila_train.nano.drawing.scene import Clip, Glyph, Object, Question, Scene
 from nvila_train.nano.drawing.shapes import draw_shapes
-from nvila_train.nano.drawing.targets import DENSE_CLASSES, IGNORE, patch_targets
 
 __all__ = [
     "DENSE_CLASSES",

@@ -12,10 +12,10 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
-from nvila_train.nano.drawing.asking import ask, keep
 from nvila_train.nano.drawing.canvas import Colour, shade
 from nvila_train.nano.drawing.fonts import Split
 from nvila_train.nano.drawing.outlines import paint
+from nvila_train.nano.drawing.question_text import ask, keep
 from nvila_train.nano.drawing.scene import Clip, Question, Scene
 from nvila_train.nano.drawing.words import COLOURS, SHAPES
 

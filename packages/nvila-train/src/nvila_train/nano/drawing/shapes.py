@@ -4,9 +4,9 @@ from collections import Counter
 from dataclasses import dataclass
 from random import Random
 
-from nvila_train.nano.drawing.asking import ask, keep
 from nvila_train.nano.drawing.canvas import Canvas, picture_size, shade
 from nvila_train.nano.drawing.fonts import Split
+from nvila_train.nano.drawing.question_text import ask, keep
 from nvila_train.nano.drawing.scene import Question, Scene
 from nvila_train.nano.drawing.words import COLOURS, SHAPES
 

@@ -1,0 +1,1 @@
+"""What a stage of nano's learns from drawn scenes."""

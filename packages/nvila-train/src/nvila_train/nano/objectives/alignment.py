@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nvila_train.nano.pictures import Pictures, pictures
 from nvila_train.nano.scene_stream import SceneStream
+from nvila_train.nano.scene_text import scene_embedding
 from nvila_train.trainee import Trainee
 
 
@@ -57,7 +58,7 @@ class AlignmentTask:
         return Aligned(
             tiles=torch.cat([tiled.tiles for tiled in shown.tiled()]),
             plans=tuple(shown.plans),
-            index=self.trainee.written.index(labels, shown.grid, whole=shown.clip),
+            index=scene_embedding(self.trainee).index(labels, shown.grid, whole=shown.clip),
             grid=shown.grid,
             clip=shown.clip,
         )
@@ -75,6 +76,6 @@ class AlignmentTask:
 
     def written(self, shown: Aligned) -> Tensor:
         """The embeddings of all tokens of the pictures, in the order of visual tokens."""
-        written = self.trainee.written
+        written = scene_embedding(self.trainee)
         embeds = written(shown.index)
         return embeds.flatten(0, 1) if shown.clip else written.read_in_order(embeds, shown.grid)

@@ -9,7 +9,7 @@ from nvila_model.inputs.media import Image, Video
 from nvila_model.inputs.model_inputs import ModelInputs
 from torch import Tensor
 
-from nvila_train.nano.conversation import conversation, turns
+from nvila_train.nano.dialogue import conversation, turns
 from nvila_train.nano.scene_stream import SceneStream
 from nvila_train.trainee import Trainee
 

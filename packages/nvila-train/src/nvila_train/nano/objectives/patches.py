@@ -81,7 +81,7 @@ class PatchTask:
         return Patches(tiles=tiles[keep], labels=labels.where(keep))
 
     def loss(self, batch: Patches) -> tuple[Tensor, int, dict[str, float]]:
-        scores = self.trainee.patches(self.trainee.model.vision(batch.tiles))
+        scores = self.trainee.part("patches")(self.trainee.model.vision(batch.tiles))
         losses = patch_losses(scores, batch.labels)
         tiles, whole = batch.whole["tiles"], batch.whole
         total = torch.stack([WEIGHTS[name] * loss / max(1.0, whole[name]) for name, loss in losses.items()]).sum()

@@ -16,19 +16,19 @@ from nvila_model.inputs.tokenizer import IMAGE_TOKEN, VIDEO_TOKEN
 from nvila_model.network.fusion import IGNORE, padded
 from torch import Tensor
 
-from nvila_train.nano.conversation import conversation, turns
+from nvila_train.nano.dialogue import conversation, turns
 from nvila_train.nano.scene_stream import SceneStream
-from nvila_train.packing import Packed
+from nvila_train.packing import Branches, Packed
 from nvila_train.trainee import Trainee
 
 SHARED = 0
 """The segment that every other may look at: the picture with what stands before it."""
-NOTHING = -1
+PADDING = -1
 """The segment of padding."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class SharedPictures:
     """Pictures with their questions.
 
     Attributes:
@@ -38,21 +38,6 @@ class Asked:
 
     inputs: ModelInputs
     others: tuple[tuple[LabelledText, ...], ...]
-
-
-class Branches(Packed):
-    """A row for each picture: what is seen, then every question, padded on the right.
-
-    Shapes ``[b, t, ...]``. Every question's positions go on from the picture. ``segments`` are ``SHARED``, the
-    number of the question from 1 on, or ``NOTHING``.
-    """
-
-    @property
-    def mask(self) -> Tensor:
-        """True where a position may look: back, in its question or at the picture. Shape: bool ``[b, 1, t, t]``."""
-        same = self.segments[:, :, None] == self.segments[:, None, :]
-        seen = (self.segments == SHARED)[:, None, :]
-        return (same | seen).tril()[:, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +57,14 @@ class QuestionTask:
     captions: float = 0.0
     together: int = 8
 
-    def batch(self, step: int, rank: int, world: int) -> list[Asked]:
+    def batch(self, step: int, rank: int, world: int) -> list[SharedPictures]:
         numbers = range(step * self.samples + rank, (step + 1) * self.samples, world)
-        return [self.asked(numbers[start : start + self.together]) for start in range(0, len(numbers), self.together)]
+        return [
+            self.shared_pictures(numbers[start : start + self.together])
+            for start in range(0, len(numbers), self.together)
+        ]
 
-    def asked(self, numbers: Sequence[int]) -> Asked:
+    def shared_pictures(self, numbers: Sequence[int]) -> SharedPictures:
         """The scenes of these numbers with their questions."""
         tokenizer = self.trainee.processor.tokenizer
         firsts: list[list[dict[str, object]]] = []
@@ -90,44 +78,49 @@ class QuestionTask:
             others.append(
                 tuple(after(token_id, label_answers(tokenizer, conversation(token, [pair]))) for pair in more)
             )
-        return Asked(inputs=self.trainee.processor.for_training(firsts), others=tuple(others))
+        return SharedPictures(inputs=self.trainee.processor.for_training(firsts), others=tuple(others))
 
-    def loss(self, batch: Sequence[Asked]) -> tuple[Tensor, int, dict[str, float]]:
+    def loss(self, batch: Sequence[SharedPictures]) -> tuple[Tensor, int, dict[str, float]]:
         model = self.trainee.model
         losses: list[Tensor] = []
-        for asked in batch:
-            rows = self.branches(asked)
+        for shown in batch:
+            rows = self.branches(shown)
             hidden = model.llm(rows.embeds, positions=rows.positions, mask=rows.mask)
             losses.append(model.label_losses(hidden, rows.labels))
         found = torch.cat(losses)
         return found.sum(), len(found), {}
 
-    def branches(self, asked: Asked) -> Branches:
-        """Look at the pictures and put each one's questions behind it."""
+    def branches(self, shown: SharedPictures) -> Packed:
+        """Look at the pictures and put each one's questions behind it.
+
+        Every question's positions go on from the picture. Shapes: ``[b, t, ...]``, a row for each picture, padded on
+        the right.
+        """
         model = self.trainee.model
-        fused = model.embed(asked.inputs, side="right")
+        fused = model.embed(shown.inputs, side="right")
         assert fused.labels is not None
         embeds: list[Tensor] = []
         labels: list[Tensor] = []
         positions: list[Tensor] = []
         segments: list[Tensor] = []
-        for row, others in enumerate(asked.others):
+        for row, others in enumerate(shown.others):
             length = fused.lengths[row]
-            (slot,) = (slot for slot in asked.inputs.media_plan if slot.row == row)
-            tail = len(asked.inputs.input_ids[row]) - 1 - slot.positions[-1]
+            (slot,) = (slot for slot in shown.inputs.media_plan if slot.row == row)
+            tail = len(shown.inputs.input_ids[row]) - 1 - slot.positions[-1]
             seen = length - tail
-            sizes = [tail, *(len(other.input_ids) for other in others)]
+            branches = Branches(common=seen, rests=(tail, *(len(other.input_ids) for other in others)))
             texts = [model.llm.embed_tokens(self.tensor(other.input_ids)) for other in others]
             embeds.append(torch.cat((fused.embeds[row, :length], *(text.to(fused.embeds.dtype) for text in texts))))
             labels.append(torch.cat((fused.labels[row, :length], *(self.tensor(other.labels) for other in others))))
-            positions.append(self.tensor([*range(seen), *(seen + place for size in sizes for place in range(size))]))
-            numbers = [number for number, size in enumerate(sizes, start=1) for _ in range(size)]
-            segments.append(self.tensor([SHARED] * seen + numbers))
-        return Branches(
+            positions.append(branches.positions())
+            segments.append(branches.segments())
+        numbered = padded(segments, PADDING, "right").to(model.device)
+        return Packed(
             embeds=padded(embeds, 0.0, "right"),
             labels=padded(labels, IGNORE, "right"),
-            positions=padded(positions, 0, "right"),
-            segments=padded(segments, NOTHING, "right"),
+            positions=padded(positions, 0, "right").to(model.device),
+            segments=numbered,
+            shared=torch.full_like(numbered, SHARED),
         )
 
     def tensor(self, numbers: Sequence[int]) -> Tensor:

@@ -15,10 +15,10 @@ from nvila_model.network.fusion import fuse
 from nvila_tiling import Grid
 from torch import Tensor
 
-from nvila_train.nano.conversation import conversation, turns
+from nvila_train.nano.dialogue import conversation, turns
 from nvila_train.nano.pictures import pictures
 from nvila_train.nano.scene_stream import SceneStream
-from nvila_train.nano.scene_text import forget
+from nvila_train.nano.scene_text import forget, scene_embedding
 from nvila_train.trainee import Trainee
 
 
@@ -66,7 +66,7 @@ class WrittenTask:
     def row(self, number: int) -> WrittenRow:
         """The conversation about scene ``number``."""
         rng = self.stream.random(number)
-        written = self.trainee.written
+        written = scene_embedding(self.trainee)
         shown, scene = pictures(self.stream, number, self.trainee.tiler)
         tokenizer = self.trainee.processor.tokenizer
         pairs = turns(scene, rng, most=self.most, captions=self.captions)
@@ -94,7 +94,7 @@ class WrittenTask:
 
     def media(self, batch: Sequence[WrittenRow]) -> tuple[list[list[Tensor]], list[Tensor]]:
         """What stands in place of each image, and of each clip: ``[t, d]``, pooled and framed as usual."""
-        model, written = self.trainee.model, self.trainee.written
+        model, written = self.trainee.model, scene_embedding(self.trainee)
         shown = [(row, row.index) for row in batch if row.index is not None]
         if not shown:
             return [], []

@@ -1,8 +1,8 @@
 """Bar charts, standing and lying."""
 
-from nvila_train.nano.drawing.asking import ask
 from nvila_train.nano.drawing.canvas import Canvas, Colour, shade
 from nvila_train.nano.drawing.charts.series import Series, labels, lookups, values
+from nvila_train.nano.drawing.question_text import ask
 from nvila_train.nano.drawing.scene import Question
 from nvila_train.nano.drawing.words import COLOURS
 

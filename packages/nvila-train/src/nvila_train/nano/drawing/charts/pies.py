@@ -3,10 +3,10 @@
 import math
 from random import Random
 
-from nvila_train.nano.drawing.asking import ask
 from nvila_train.nano.drawing.canvas import Canvas, shade
 from nvila_train.nano.drawing.charts.bars import INK, PAINTS
 from nvila_train.nano.drawing.charts.series import Series, labels
+from nvila_train.nano.drawing.question_text import ask
 from nvila_train.nano.drawing.scene import Question
 
 

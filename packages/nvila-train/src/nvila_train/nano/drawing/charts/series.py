@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
 
-from nvila_train.nano.drawing.asking import ask
+from nvila_train.nano.drawing.question_text import ask
 from nvila_train.nano.drawing.scene import Question
 from nvila_train.nano.drawing.words import CITIES, DAYS, ITEMS, MONTHS, NAMES
 

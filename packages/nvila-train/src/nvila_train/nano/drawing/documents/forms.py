@@ -2,8 +2,8 @@
 
 from random import Random
 
-from nvila_train.nano.drawing.asking import ask
-from nvila_train.nano.drawing.documents.page import Cell, Line, Page
+from nvila_train.nano.drawing.documents.paper import Cell, Line, Page
+from nvila_train.nano.drawing.question_text import ask
 from nvila_train.nano.drawing.scene import Question
 from nvila_train.nano.drawing.words import CITIES, JOBS, MONTHS, NAMES
 

@@ -1,7 +1,7 @@
 """Receipts: a shop, items with prices, and their total."""
 
-from nvila_train.nano.drawing.asking import ask
-from nvila_train.nano.drawing.documents.page import Cell, Line, Page
+from nvila_train.nano.drawing.documents.paper import Cell, Line, Page
+from nvila_train.nano.drawing.question_text import ask
 from nvila_train.nano.drawing.scene import Question
 from nvila_train.nano.drawing.words import ITEMS, MONTHS, SHOP_FIRST, SHOP_SECOND
 

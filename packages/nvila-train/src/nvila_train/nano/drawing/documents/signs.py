@@ -2,9 +2,9 @@
 
 from random import Random
 
-from nvila_train.nano.drawing.asking import ask, keep
 from nvila_train.nano.drawing.canvas import Canvas, Colour, picture_size, shade
 from nvila_train.nano.drawing.fonts import Split
+from nvila_train.nano.drawing.question_text import ask, keep
 from nvila_train.nano.drawing.scene import Scene
 from nvila_train.nano.drawing.words import CITIES, COLOURS, SHOP_FIRST, SHOP_SECOND, SIGN_WORDS
 

@@ -1,0 +1,1 @@
+"""Which sample comes when: mixtures by weight, an order for every epoch."""

@@ -1,0 +1,1 @@
+"""One HTML page to look at before a subset is trusted."""
