@@ -30,7 +30,7 @@ from nvila_kernels import W4A16, W8A8, Int4Linear, QuantPolicy
 from nvila_kernels.policy import Scheme
 from nvila_kernels.quantization import dequantize_int4
 from nvila_model import NVILA, Image, ModelInputs
-from nvila_model.checkpoint.quantized_layers import quantized_layers
+from nvila_model.checkpoint.quantized import quantized_layers
 from nvila_model.cpu.optimize import optimize_model
 from nvila_model.network.vision import VisionTower
 from nvila_model.quantization.blocks import SIGLIP_FOLDS, quantize_part, qwen2_folds, tiles

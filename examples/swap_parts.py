@@ -8,9 +8,7 @@ uv run python examples/swap_parts.py
 import torch
 from nvila_compress import SpatialToChannel
 from nvila_model import NVILA
-from nvila_model.network.projector import Projector
-from nvila_model.network.qwen2 import Qwen2
-from nvila_model.network.vision import VisionTower
+from nvila_model.network import Projector, Qwen2, VisionTower
 from nvila_tiling import DynamicS2
 from PIL import Image
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from nvila_model.checkpoint.names import published_names, split
+from nvila_model.checkpoint.names import published_names, to_published
 from nvila_model.inputs.llava import read_llava
 from nvila_model.network.fusion import IGNORE
 from nvila_model.network.loss import token_losses
@@ -46,7 +46,7 @@ def test_loss_and_gradients(golden_case, batch):
     norms = {}
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            norms |= {published: piece.norm().item() for published, piece in split(name, parameter.grad).items()}
+            norms |= {published: piece.norm().item() for published, piece in to_published(name, parameter.grad).items()}
     wanted = {plain(name): norm for name, norm in facts["grad_norms"].items()}
     assert norms.keys() == wanted.keys()
     for name, norm in wanted.items():

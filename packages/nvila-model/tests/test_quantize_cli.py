@@ -9,7 +9,7 @@ import pytest
 import torch
 from nvila_kernels.quantization import quantize_int4
 from nvila_model import NVILA
-from nvila_model.checkpoint.quantized_layers import quantized_layers
+from nvila_model.checkpoint.quantized import quantized_layers
 from nvila_model.cli.app import app
 from nvila_model.quantization.blocks import quantize_model, usual_policy
 from nvila_model.quantization.streaming import quantize_checkpoint

@@ -9,7 +9,7 @@ from nvila_kernels import Int4Linear, Int8Linear
 from nvila_kernels.formats import PackQuantized
 from nvila_model import NVILA, Image, Sampling
 from nvila_model.checkpoint import CheckpointError
-from nvila_model.checkpoint.quantized_layers import quantized_layers
+from nvila_model.checkpoint.quantized import quantized_layers
 from nvila_model.quantization.blocks import quantize_model
 from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file

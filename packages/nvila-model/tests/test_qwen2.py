@@ -3,7 +3,7 @@
 import nvila_model.generation.prompt as reading
 import pytest
 import torch
-from nvila_model.network.fusion import attention_mask
+from nvila_model.network.masks import padding_mask
 from nvila_model.network.qwen2 import Qwen2
 
 SIZES = {"vocab_size": 97, "width": 48, "layers": 3, "heads": 6, "kv_heads": 2, "mlp_width": 80}
@@ -89,7 +89,7 @@ def test_a_padded_batch_equals_its_rows(side: str):
     keep = torch.nn.utils.rnn.pad_sequence(
         [torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True, padding_side=side
     )
-    mask = attention_mask(keep)
+    mask = padding_mask(keep)
     assert (mask is None) == (side == "right")
     out = model(embeds, positions=(keep.cumsum(1) - 1).clamp(min=0), mask=mask)
     for row, found, kept in zip(rows, out, keep, strict=True):
@@ -103,7 +103,7 @@ def test_a_prompt_read_in_pieces_equals_the_whole(monkeypatch: pytest.MonkeyPatc
     embeds = torch.randn(2, 12, 48)
     keep = torch.ones(2, 12, dtype=torch.bool)
     keep[0, slice(5) if side == "left" else slice(7, None)] = False
-    positions, mask = (keep.cumsum(1) - 1).clamp(min=0), attention_mask(keep)
+    positions, mask = (keep.cumsum(1) - 1).clamp(min=0), padding_mask(keep)
     whole, pieces = model.cache(2, 12), model.cache(2, 12)
     expected = model(embeds, positions=positions, mask=mask, cache=whole)[:, -1]
     monkeypatch.setattr(reading, "PIECE", 5)

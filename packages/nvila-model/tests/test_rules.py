@@ -9,7 +9,7 @@ from compressed_tensors.quantization import QuantizationConfig
 from nvila_kernels import W4A16, W8A8, Int4Linear, Int8Linear
 from nvila_kernels.formats import IntQuantized, PackQuantized, formats_of
 from nvila_model import NVILA
-from nvila_model.checkpoint.quantized_layers import quantized_layers
+from nvila_model.checkpoint.quantized import quantized_layers
 from nvila_model.cli.app import app
 from nvila_model.quantization.blocks import quantize_model
 from nvila_model.quantization.rules import PolicyError, read_policy

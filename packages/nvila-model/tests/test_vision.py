@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from nvila_model.checkpoint.names import join, published_names, split
+from nvila_model.checkpoint.names import from_published, published_names, to_published
 from nvila_model.network.vision import VisionTower
 
 SIZES = {"image_size": 56, "patch_size": 14, "width": 48, "layers": 4, "heads": 4, "mlp_width": 101}
@@ -33,7 +33,7 @@ def published(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def fill(tower: VisionTower, state: dict[str, torch.Tensor]) -> None:
     for name, parameter in tower.named_parameters():
         sources = published_names(f"vision.{name}")
-        parameter.data.copy_(join(name, [state[source] for source in sources]))
+        parameter.data.copy_(from_published(name, [state[source] for source in sources]))
 
 
 @pytest.mark.parametrize("select_layer", [-1, -2, -3])
@@ -59,9 +59,9 @@ def test_layers_behind_the_selected_one_are_not_built():
 def test_names_go_there_and_back():
     tower = VisionTower.siglip(**SIZES)
     for name, parameter in tower.named_parameters():
-        pieces = split(f"vision.{name}", parameter)
+        pieces = to_published(f"vision.{name}", parameter)
         assert list(pieces) == published_names(f"vision.{name}")
-        assert torch.equal(join(name, list(pieces.values())), parameter)
+        assert torch.equal(from_published(name, list(pieces.values())), parameter)
 
 
 def test_true_size():

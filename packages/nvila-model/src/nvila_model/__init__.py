@@ -3,11 +3,13 @@
 Names are imported when they are first used, so that ``nvila --help`` does not wait for torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from nvila_model.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from nvila_model.checkpoint import CheckpointError, export_hf
+    from nvila_model.checkpoint.hugging_face import export_hf
+    from nvila_model.checkpoint.tensor_folder import CheckpointError
     from nvila_model.config import NVILAConfig
     from nvila_model.estimate import count_tokens, estimate_memory
     from nvila_model.generation.decoding import Answer, BudgetError
@@ -40,32 +42,21 @@ __all__ = [
     "preset",
 ]
 
-_MODULES = {
-    "NVILA": "nvila",
-    "Answer": "generation.decoding",
-    "BudgetError": "generation.decoding",
-    "CheckpointError": "checkpoint",
-    "Image": "inputs.media",
-    "MediaError": "inputs.sources",
-    "ModelInputs": "inputs.model_inputs",
-    "NVILAConfig": "config",
-    "Parity": "parity",
-    "Processor": "inputs.processor",
-    "Sampling": "generation.sampling",
-    "Video": "inputs.media",
-    "count_tokens": "estimate",
-    "estimate_memory": "estimate",
-    "export_hf": "checkpoint",
-    "list_models": "presets",
-    "preset": "presets",
-}
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "checkpoint.hugging_face": "export_hf",
+        "checkpoint.tensor_folder": "CheckpointError",
+        "config": "NVILAConfig",
+        "estimate": "count_tokens estimate_memory",
+        "generation.decoding": "Answer BudgetError",
+        "generation.sampling": "Sampling",
+        "inputs.media": "Image Video",
+        "inputs.model_inputs": "ModelInputs",
+        "inputs.processor": "Processor",
+        "inputs.sources": "MediaError",
+        "nvila": "NVILA",
+        "parity": "Parity",
+        "presets": "list_models preset",
+    },
+)

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
+__all__ = ["ConfigError", "EncoderConfig", "LLMConfig", "NVILAConfig", "ProjectorConfig", "VisionConfig"]
+
 
 class ConfigError(ValueError):
     """A configuration that is broken, or that describes a model which is not supported."""

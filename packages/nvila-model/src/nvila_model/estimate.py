@@ -25,6 +25,8 @@ from nvila_model.network.projector import build_projector
 from nvila_model.network.vlm import VISION_BATCH, VLM
 from nvila_model.presets import preset
 
+__all__ = ["MemoryEstimate", "TokenCount", "Weights", "count_tokens", "estimate_memory", "parameters"]
+
 Weights = Literal["float32", "bfloat16", "w4a16", "w8a8+w4a16"]
 
 HALF = 2

@@ -5,6 +5,8 @@ The defaults are what we hold right; ``docs/parity.md`` lists each with the gold
 
 from dataclasses import dataclass
 
+__all__ = ["Parity"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:

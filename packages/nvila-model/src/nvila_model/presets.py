@@ -16,6 +16,8 @@ from typing import Any
 
 from nvila_model.config import NVILAConfig
 
+__all__ = ["PresetError", "list_models", "preset", "repository"]
+
 SPECS = Path(__file__).parent / "specs"
 
 PARTS = {"llm": "llm_cfg", "vision": "vision_tower_cfg", "projector": "mm_projector_cfg"}

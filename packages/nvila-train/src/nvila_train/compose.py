@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from nvila_model.checkpoint import CheckpointError, locate
 from nvila_model.checkpoint.assembly import stored_dtype
-from nvila_model.checkpoint.loading import fill
-from nvila_model.checkpoint.names import split
+from nvila_model.checkpoint.loading import fill_parameters
+from nvila_model.checkpoint.names import to_published
 from nvila_model.checkpoint.tensor_folder import TensorFolder, read_json
 from nvila_model.config import NVILAConfig
 from nvila_model.inputs.tokenizer import Tokenizer
@@ -101,7 +101,7 @@ def begin_with(config: NVILAConfig, *, llm: str, vision: str, seed: int = 0) -> 
     parts = Parts(
         TensorFolder(folder), tower_tensors(vision, config), new_projector(config, seed=seed), side=tower.side
     )
-    fill(model, parts, dtype=stored_dtype(config), device=torch.device("cpu"))
+    fill_parameters(model, parts, dtype=stored_dtype(config), device=torch.device("cpu"))
     return model.eval()
 
 
@@ -119,7 +119,7 @@ def tower_tensors(vision: str, config: NVILAConfig) -> Mapping[str, Tensor]:
     if vision.startswith(OPEN_CLIP):
         name, _, weights = vision.removeprefix(OPEN_CLIP).partition(":")
         tower = VisionTower.from_open_clip(name, pretrained=weights or None, select_layer=-1)
-        named = (split(f"vision.{name}", value.detach()) for name, value in tower.named_parameters())
+        named = (to_published(f"vision.{name}", value.detach()) for name, value in tower.named_parameters())
         return {name.removeprefix("vision_tower."): value for part in named for name, value in part.items()}
     folder = locate(vision)
     own = read_json(folder / "config.json")

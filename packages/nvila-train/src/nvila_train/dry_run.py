@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from nvila_model.network.loss import CHUNK, scored
+from nvila_model.network.loss import LOSS_CHUNK, chunk_losses
 from nvila_model.nvila import NVILA
 from nvila_model.presets import preset
 from nvila_tiling import TilePlan
@@ -55,7 +55,7 @@ def dry_run(recipe: Recipe) -> Iterator[DryStage]:
         optimizer = Optimizers(groups)
         plan = largest(trainee)
         length = stage.budget or trainee.model.context_length
-        positions = min(length, trainee.model.image_tokens(plan) + CHUNK)
+        positions = min(length, trainee.model.image_tokens(plan) + LOSS_CHUNK)
         for step in range(STEPS):
             optimizer.set_rates(rate_factor(step, max(STEPS, stage.steps)))
             optimizer.zero_grad()
@@ -102,5 +102,5 @@ def fake_loss(stage: Stage, trainee: Trainee, plan: TilePlan, positions: int) ->
         return seen.sum()
     ids = torch.empty(max(1, positions - len(seen)), dtype=torch.int64, device="meta")
     hidden = model.llm(torch.cat((seen, model.llm.embed_tokens(ids)))[None])[0, -len(ids) :]
-    part = hidden[:CHUNK], ids[:CHUNK]
-    return scored(*part, logits=model.llm.logits, time_tokens=(), time_deviation=1.0).sum()
+    part = hidden[:LOSS_CHUNK], ids[:LOSS_CHUNK]
+    return chunk_losses(*part, logits=model.llm.logits, time_tokens=(), time_deviation=1.0).sum()

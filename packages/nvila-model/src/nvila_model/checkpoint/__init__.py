@@ -1,9 +1,58 @@
 """Checkpoints on disk and on the hub."""
 
-from nvila_model.checkpoint.hub import locate
-from nvila_model.checkpoint.hugging_face import export_hf
-from nvila_model.checkpoint.loading import load
-from nvila_model.checkpoint.saving import save
-from nvila_model.checkpoint.tensor_folder import CheckpointError
+from typing import TYPE_CHECKING
 
-__all__ = ["CheckpointError", "export_hf", "load", "locate", "save"]
+from nvila_model.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from nvila_model.checkpoint.adapter import add_adapter
+    from nvila_model.checkpoint.assembly import stored_dtype
+    from nvila_model.checkpoint.hub import NANO, locate
+    from nvila_model.checkpoint.hugging_face import export_hf
+    from nvila_model.checkpoint.layout import Checkpoint, open_checkpoint
+    from nvila_model.checkpoint.loading import fill_parameters, load, set_parameter
+    from nvila_model.checkpoint.names import from_published, published_names, to_published
+    from nvila_model.checkpoint.original import PARTS
+    from nvila_model.checkpoint.quantized import quantized_layers
+    from nvila_model.checkpoint.saving import save
+    from nvila_model.checkpoint.tensor_folder import CheckpointError, CheckpointWarning, TensorFolder, read_json
+
+__all__ = [
+    "NANO",
+    "PARTS",
+    "Checkpoint",
+    "CheckpointError",
+    "CheckpointWarning",
+    "TensorFolder",
+    "add_adapter",
+    "export_hf",
+    "fill_parameters",
+    "from_published",
+    "load",
+    "locate",
+    "open_checkpoint",
+    "published_names",
+    "quantized_layers",
+    "read_json",
+    "save",
+    "set_parameter",
+    "stored_dtype",
+    "to_published",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "adapter": "add_adapter",
+        "assembly": "stored_dtype",
+        "hub": "NANO locate",
+        "hugging_face": "export_hf",
+        "layout": "Checkpoint open_checkpoint",
+        "loading": "fill_parameters load set_parameter",
+        "names": "from_published published_names to_published",
+        "original": "PARTS",
+        "quantized": "quantized_layers",
+        "saving": "save",
+        "tensor_folder": "CheckpointError CheckpointWarning TensorFolder read_json",
+    },
+)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nvila_model.checkpoint.names import split
+from nvila_model.checkpoint.names import to_published
 from nvila_model.checkpoint.saving import preprocessor
 from nvila_model.checkpoint.tensor_folder import SHARD_SIZE, CheckpointError, write_json, write_tensors
 from nvila_model.config import NVILAConfig
@@ -73,7 +73,7 @@ def export_hf(model: VLM, folder: str | Path, *, shard_size: str = SHARD_SIZE) -
     }
     tensors = {name: tensor for name, tensor in model.unused.items() if name.startswith("vision_tower.")}
     for name, parameter in model.named_parameters():
-        tensors.update(split(name, parameter))
+        tensors.update(to_published(name, parameter))
     write_tensors(folder, tensors, shard_size=shard_size)
     tokenizer.save(folder)
     if config.generation:

@@ -19,8 +19,8 @@ from nvila_model.checkpoint.adapter import add_adapter
 from nvila_model.checkpoint.assembly import Model, assemble, stored_dtype
 from nvila_model.checkpoint.hub import locate
 from nvila_model.checkpoint.layout import open_checkpoint
-from nvila_model.checkpoint.names import join, published_names
-from nvila_model.checkpoint.quantized_layers import place
+from nvila_model.checkpoint.names import from_published, published_names
+from nvila_model.checkpoint.quantized import place
 from nvila_model.checkpoint.tensor_folder import CheckpointError, CheckpointWarning, Tensors, resized
 from nvila_model.inputs.tokenizer import Tokenizer
 from nvila_model.network.vlm import VLM
@@ -79,7 +79,7 @@ def load(
     used = place(model, found.tensors, config, dtype=dtype, device=device)
     if stored_vocabulary:
         used |= store_vocabulary(model, found.tensors, dtype=dtype)
-    fill(model, found.tensors, dtype=dtype, device=device, used=used)
+    fill_parameters(model, found.tensors, dtype=dtype, device=device, used=used)
     if adapter is not None:
         add_adapter(model, locate(adapter, offline=offline, token=token))
     return model.eval()
@@ -97,7 +97,9 @@ def store_vocabulary(model: VLM, tensors: Tensors, *, dtype: torch.dtype) -> set
     return set(sources)
 
 
-def fill(model: VLM, tensors: Tensors, *, dtype: torch.dtype, device: torch.device, used: Collection[str] = ()) -> None:
+def fill_parameters(
+    model: VLM, tensors: Tensors, *, dtype: torch.dtype, device: torch.device, used: Collection[str] = ()
+) -> None:
     """Give every parameter of a model on the meta device its tensor; keep what is left as ``model.unused``.
 
     Args:
@@ -111,10 +113,10 @@ def fill(model: VLM, tensors: Tensors, *, dtype: torch.dtype, device: torch.devi
         for source in sources:
             check(name, source, parameter, tensors, pieces=len(sources))
         used.update(sources)
-        found = join(name, [tensors[source] for source in sources])
+        found = from_published(name, [tensors[source] for source in sources])
         if name in VOCABULARY:
             found = resized(found, parameter.shape[0])
-        replace(model, name, found.to(device=device, dtype=dtype))
+        set_parameter(model, name, found.to(device=device, dtype=dtype))
     tied = {"llm.lm_head.weight"} if model.llm.lm_head is None else set()
     model.unused = {name: tensors[name] for name in tensors if name not in used | tied}
     report_surplus(list(model.unused))
@@ -154,6 +156,7 @@ def check(name: str, source: str, parameter: Tensor, tensors: Tensors, *, pieces
         )
 
 
-def replace(model: nn.Module, name: str, tensor: Tensor) -> None:
+def set_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put a tensor in the place of a parameter, whatever its shape and device; it learns if it holds floats."""
     path, leaf = name.rsplit(".", 1)
     setattr(model.get_submodule(path), leaf, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()))

@@ -55,15 +55,15 @@ def published_names(name: str) -> list[str]:
     return [f"{prefix}{BLOCK[module]}.{kind}"]
 
 
-def join(name: str, tensors: list[Tensor]) -> Tensor:
+def from_published(name: str, tensors: list[Tensor]) -> Tensor:
     """Published tensors to our parameter."""
     if name.endswith("pos_embed"):
         return tensors[0][None]
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
-def split(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """Our parameter to published tensors; the inverse of ``join``."""
+def to_published(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """Our parameter to published tensors; the inverse of ``from_published``."""
     names = published_names(name)
     if name.endswith("pos_embed"):
         return {names[0]: tensor[0]}

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from nvila_model.checkpoint.names import split
+from nvila_model.checkpoint.names import to_published
 from nvila_model.checkpoint.original import GENERATION, PARTS
-from nvila_model.checkpoint.quantized_layers import FIELD, described, tensors_of, without_config
+from nvila_model.checkpoint.quantized import FIELD, described, tensors_of, without_config
 from nvila_model.checkpoint.tensor_folder import SHARD_SIZE, CheckpointError, write_json, write_tensors
 from nvila_model.config import NVILAConfig
 from nvila_model.inputs.tokenizer import Tokenizer
@@ -21,7 +21,7 @@ def save(model: VLM, folder: str | Path, *, shard_size: str = SHARD_SIZE) -> Non
     """Write ``config.json``, ``llm/``, ``vision_tower/`` and ``mm_projector/``.
 
     Fields and tensors that were in the loaded checkpoint and are not used here are written back. Quantized layers
-    are written as ``nvila_model.checkpoint.quantized_layers`` says.
+    are written as ``nvila_model.checkpoint.quantized`` says.
 
     Args:
         shard_size: the largest file; a part that is larger is split, with an index.
@@ -33,7 +33,7 @@ def save(model: VLM, folder: str | Path, *, shard_size: str = SHARD_SIZE) -> Non
     folder = Path(folder)
     tensors = dict(model.unused)
     for name, parameter in model.named_parameters():
-        tensors.update(split(name, parameter))
+        tensors.update(to_published(name, parameter))
     tensors |= tensors_of(model)
     for part in PARTS.values():
         write_tensors(folder / part, part_of(tensors, part), shard_size=shard_size)

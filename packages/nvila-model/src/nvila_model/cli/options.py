@@ -177,14 +177,14 @@ class Source:
 def quantized(folder: Path) -> bool:
     """Whether the language model of a checkpoint has few bits."""
     from nvila_model.checkpoint.layout import open_checkpoint
-    from nvila_model.checkpoint.quantized_layers import formats
+    from nvila_model.checkpoint.quantized import formats
 
     return "llm" in formats(open_checkpoint(folder).config)
 
 
 def settle(model: NVILA, *, memory: float | None = None) -> None:
     """Give the quantized layers of a model that runs on a processor to the kernels that are fastest there."""
-    from nvila_model.checkpoint.quantized_layers import quantized_layers
+    from nvila_model.checkpoint.quantized import quantized_layers
 
     if model.device.type == "cpu" and quantized_layers(model):
         from nvila_model.cpu.optimize import optimize_model

@@ -21,7 +21,8 @@ from nvila_model.generation.detokenize import TextStream
 from nvila_model.generation.prompt import prefill
 from nvila_model.generation.sampling import Sampler, Sampling
 from nvila_model.inputs.model_inputs import ModelInputs
-from nvila_model.network.fusion import Fused, attention_mask
+from nvila_model.network.fusion import Fused
+from nvila_model.network.masks import padding_mask
 from nvila_model.network.qwen2 import Qwen2
 from nvila_model.network.vlm import VLM
 
@@ -70,7 +71,7 @@ def steps(llm: Qwen2, fused: Fused, sampling: Sampling, longest: int) -> Iterato
     sampler = Sampler(sampling, rows=rows, vocabulary=llm.vocab_size, device=fused.embeds.device)
     positions = (keep.cumsum(1) - 1).clamp(min=0)
     ragged = bool((~keep).any())
-    last = prefill(llm, fused.embeds, positions=positions, mask=attention_mask(keep), cache=cache)
+    last = prefill(llm, fused.embeds, positions=positions, mask=padding_mask(keep), cache=cache)
     while True:
         drawn = sampler(llm.logits(last))
         yield drawn

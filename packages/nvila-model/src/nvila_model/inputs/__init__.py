@@ -1,0 +1,67 @@
+"""What goes into the model: messages of text, images and videos, and how they become tiles and ids."""
+
+from typing import TYPE_CHECKING
+
+from nvila_model.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from nvila_model.inputs.labels import IGNORE, LabelledText, label_answers, match_greedily
+    from nvila_model.inputs.llava import read_llava
+    from nvila_model.inputs.media import Image, SampledFrame, Video, VideoFrames
+    from nvila_model.inputs.messages import Conversation, Message, MessageError, Part, Turn, read_conversation
+    from nvila_model.inputs.model_inputs import MediaSlot, ModelInputs, TiledVideo
+    from nvila_model.inputs.processor import Processor, VideoSettings
+    from nvila_model.inputs.sources import MediaError, MediaWarning, is_address
+    from nvila_model.inputs.template import ChatTemplate, TemplateError
+    from nvila_model.inputs.tokenizer import IMAGE_TOKEN, MEDIA_TOKENS, VIDEO_TOKEN, Tokenizer
+    from nvila_model.inputs.tokenizer_files import QWEN2_SPLIT, TokenizerError
+
+__all__ = [
+    "IGNORE",
+    "IMAGE_TOKEN",
+    "MEDIA_TOKENS",
+    "QWEN2_SPLIT",
+    "VIDEO_TOKEN",
+    "ChatTemplate",
+    "Conversation",
+    "Image",
+    "LabelledText",
+    "MediaError",
+    "MediaSlot",
+    "MediaWarning",
+    "Message",
+    "MessageError",
+    "ModelInputs",
+    "Part",
+    "Processor",
+    "SampledFrame",
+    "TemplateError",
+    "TiledVideo",
+    "Tokenizer",
+    "TokenizerError",
+    "Turn",
+    "Video",
+    "VideoFrames",
+    "VideoSettings",
+    "is_address",
+    "label_answers",
+    "match_greedily",
+    "read_conversation",
+    "read_llava",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "labels": "IGNORE LabelledText label_answers match_greedily",
+        "llava": "read_llava",
+        "media": "Image SampledFrame Video VideoFrames",
+        "messages": "Conversation Message MessageError Part Turn read_conversation",
+        "model_inputs": "MediaSlot ModelInputs TiledVideo",
+        "processor": "Processor VideoSettings",
+        "sources": "MediaError MediaWarning is_address",
+        "template": "ChatTemplate TemplateError",
+        "tokenizer": "IMAGE_TOKEN MEDIA_TOKENS VIDEO_TOKEN Tokenizer",
+        "tokenizer_files": "QWEN2_SPLIT TokenizerError",
+    },
+)

@@ -9,10 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from nvila_model.inputs.labels import IGNORE
 from nvila_model.inputs.model_inputs import ModelInputs
-
-IGNORE = -100
-"""The label of a position at which nothing is learnt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,20 +92,5 @@ def placed(
 
 
 def padded(rows: Sequence[Tensor], value: float, side: Literal["left", "right"]) -> Tensor:
+    """Rows of different lengths as one batch. Shapes: ``[t_i, ...]`` each -> ``[b, max(t_i), ...]``."""
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value, padding_side=side)
-
-
-def attention_mask(keep: Tensor) -> Tensor | None:
-    """Who may look at whom in a padded batch; None where plain causal attention does it.
-
-    Padding on the right needs no mask, since nothing that counts can look there. A padded position looks at
-    itself, so that no softmax runs over nothing.
-
-    Shapes: bool ``[b, t]`` -> bool ``[b, 1, t, t]``.
-    """
-    if not bool((keep[:, 1:] & ~keep[:, :-1]).any()):
-        return None
-    length = keep.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=keep.device).tril()
-    alone = torch.eye(length, dtype=torch.bool, device=keep.device)
-    return ((causal & keep[:, None, :]) | alone)[:, None]

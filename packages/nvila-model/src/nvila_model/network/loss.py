@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nvila_model.network.fusion import IGNORE
 
-CHUNK = 1024
+LOSS_CHUNK = 1024
 """Labels whose scores are held at once: 0.6 GB for a vocabulary of 152,000."""
 
 
@@ -34,7 +34,7 @@ def token_losses(
     *,
     time_tokens: Sequence[int] = (),
     time_deviation: float = 1.0,
-    chunk: int = CHUNK,
+    chunk: int = LOSS_CHUNK,
 ) -> Tensor:
     """The loss of every label, in reading order.
 
@@ -54,14 +54,14 @@ def token_losses(
     targets = labels[:, 1:]
     learnt = targets != IGNORE
     states, targets = hidden[:, :-1][learnt], targets[learnt]
-    losses = partial(scored, logits=logits, time_tokens=time_tokens, time_deviation=time_deviation)
+    losses = partial(chunk_losses, logits=logits, time_tokens=time_tokens, time_deviation=time_deviation)
     if len(targets) <= chunk:
         return losses(states, targets)
     parts = zip(states.split(chunk), targets.split(chunk), strict=True)
     return torch.cat([checkpoint(losses, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
 
-def scored(
+def chunk_losses(
     states: Tensor,
     targets: Tensor,
     *,

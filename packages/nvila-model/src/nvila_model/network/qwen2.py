@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nvila_model.cpu.stack import Stack
 from nvila_model.network.cache import Cache, KVCache
+from nvila_model.network.masks import causal_mask
 
 
 class RMSNorm(nn.Module):
@@ -129,6 +130,8 @@ class GatedMLP(nn.Module):
 
 
 class Block(nn.Module):
+    """One layer: attention, then the gated MLP, each after a norm and added to what went in."""
+
     def __init__(self, width: int, *, heads: int, kv_heads: int, head_dim: int, mlp_width: int, eps: float) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(width, eps=eps)
@@ -294,9 +297,3 @@ class Qwen2(nn.Module):
         if self.lm_head is None:
             return F.linear(hidden, self.embed_tokens.weight)
         return self.lm_head(hidden)
-
-
-def causal_mask(length: int, start: int, *, device: torch.device) -> Tensor:
-    """True where query ``start + i`` may look at key ``j <= start + i``. Shape: ``[1, 1, length, start + length]``."""
-    mask = torch.ones(length, start + length, dtype=torch.bool, device=device)
-    return mask.tril(diagonal=start)[None, None]

@@ -22,8 +22,9 @@ from nvila_model.config import NVILAConfig
 from nvila_model.inputs.model_inputs import ModelInputs, TiledVideo
 from nvila_model.inputs.processor import Processor
 from nvila_model.network.framing import Framing
-from nvila_model.network.fusion import Fused, attention_mask, fuse
+from nvila_model.network.fusion import Fused, fuse
 from nvila_model.network.loss import token_losses
+from nvila_model.network.masks import padding_mask
 from nvila_model.network.qwen2 import Qwen2
 
 VISION_BATCH = 32
@@ -207,7 +208,7 @@ class VLM(nn.Module):
         """Last hidden states of a padded batch. Shapes: ``[b, t, d]`` -> the same."""
         keep = fused.mask
         positions = (keep.cumsum(1) - 1).clamp(min=0)
-        return self.llm(fused.embeds, positions=positions, mask=attention_mask(keep))
+        return self.llm(fused.embeds, positions=positions, mask=padding_mask(keep))
 
     def forward(self, inputs: ModelInputs, *, max_length: int | None = None) -> Output:
         """Scores at every position, and the loss if the inputs have labels (see ``loss`` to train)."""

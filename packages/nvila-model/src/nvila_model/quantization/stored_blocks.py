@@ -10,9 +10,9 @@ from nvila_kernels import Int4Linear, Int8Linear
 from nvila_kernels.formats import WritableFormat
 from torch import Tensor, nn
 
-from nvila_model.checkpoint.loading import check, replace
-from nvila_model.checkpoint.names import join, published_names, split
-from nvila_model.checkpoint.quantized_layers import layer_tensors
+from nvila_model.checkpoint.loading import check, set_parameter
+from nvila_model.checkpoint.names import from_published, published_names, to_published
+from nvila_model.checkpoint.quantized import layer_tensors
 from nvila_model.checkpoint.tensor_folder import Tensors
 from nvila_model.network.vlm import VLM
 
@@ -31,8 +31,8 @@ def fill_copy(module: nn.Module, prefix: str, tensors: Tensors, *, leave: tuple[
         sources = published_names(name)
         for source in sources:
             check(name, source, parameter, tensors, pieces=len(sources))
-        found = join(name, [tensors[source] for source in sources])
-        replace(module, inside, found.to(torch.float32, copy=True))
+        found = from_published(name, [tensors[source] for source in sources])
+        set_parameter(module, inside, found.to(torch.float32, copy=True))
 
 
 class StoredBlocks(Mapping[str, nn.Module]):
@@ -90,7 +90,9 @@ def block_tensors(
     """What stands for a quantized block in a file, by published name; floats in the type of the source."""
     found: dict[str, Tensor] = {}
     for inside, parameter in block.named_parameters():
-        found |= {name: part.to(stored) for name, part in split(f"{prefix}.{inside}", parameter.detach()).items()}
+        found |= {
+            name: part.to(stored) for name, part in to_published(f"{prefix}.{inside}", parameter.detach()).items()
+        }
     for inside, layer in block.named_modules():
         if isinstance(layer, (Int4Linear, Int8Linear)):
             name = f"{prefix}.{inside}"

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from nvila_model.checkpoint.loading import replace
+from nvila_model.checkpoint.loading import set_parameter
 from nvila_model.config import NVILAConfig
 from nvila_model.nvila import NVILA
 from torch import Tensor, nn
@@ -125,7 +125,7 @@ def filled(model: NVILA, dtype: torch.dtype, *, frozen: torch.dtype | None = Non
     """
     for name, parameter in list(model.named_parameters()):
         kind = dtype if parameter.requires_grad or frozen is None else frozen
-        replace(model, name, torch.empty(parameter.shape, dtype=kind))
+        set_parameter(model, name, torch.empty(parameter.shape, dtype=kind))
         model.get_parameter(name).requires_grad_(parameter.requires_grad)
     return model
 
