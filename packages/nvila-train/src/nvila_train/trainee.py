@@ -72,9 +72,9 @@ class Trainee(nn.Module):
 
     @property
     def vision_blocks(self) -> tuple[nn.Module, ...]:
-        """The vision tower's blocks; none where the tower is not a SigLIP trunk."""
-        trunk = getattr(self.model.vision, "trunk", None)
-        return () if trunk is None else tuple(trunk.blocks)
+        """The vision tower's blocks; none where the tower is not our SigLIP."""
+        tower = self.model.vision
+        return tuple(tower.blocks) if isinstance(tower, VisionTower) else ()
 
     @property
     def tile_patches(self) -> int:
@@ -106,7 +106,7 @@ def new_trainee(config: NVILAConfig, tokenizer: Tokenizer, *, seed: int) -> Trai
         assert isinstance(layer, Block)
         for last in (layer.self_attn.o_proj, layer.mlp.down_proj):
             last.weight.data.mul_(0.3)
-    for name, parameter in vision.trunk.blocks.named_parameters():
+    for name, parameter in vision.blocks.named_parameters():
         if name.endswith(("attn.proj.weight", "mlp.fc2.weight")):
             parameter.data.mul_(0.5)
     return trainee
