@@ -44,7 +44,7 @@ def make(folder: Path, name: str, layers: int | None) -> None:
     parts: dict[str, list[tuple[str, list[int]]]] = {}
     for ours, parameter in model.named_parameters():
         names = published_names(ours)
-        shape = list(parameter.shape)[1 if ours.endswith("pos_embed") else 0 :]
+        shape = list(parameter.shape)
         for published in names:
             part, inside = published.split(".", 1)
             parts.setdefault(part, []).append((inside, [shape[0] // len(names), *shape[1:]]))

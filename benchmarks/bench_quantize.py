@@ -167,8 +167,8 @@ def quantize(model: NVILA, part: str, scheme: Scheme, *, folded: bool, calibrati
     else:
         tower = cast(VisionTower, model.vision)
         folds = SIGLIP_FOLDS if folded else ()
-        policy = QuantPolicy((("trunk.blocks.*", scheme),))
-        report = quantize_part(tower, "trunk.blocks", policy, folds, tower, tiles(calibration, model.device))
+        policy = QuantPolicy((("blocks.*", scheme),))
+        report = quantize_part(tower, "blocks", policy, folds, tower, tiles(calibration, model.device))
     return sum(layer.output_error or 0.0 for layer in report.layers) / len(report.layers)
 
 

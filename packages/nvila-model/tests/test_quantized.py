@@ -67,7 +67,7 @@ def test_the_folds_of_siglip_change_nothing(dtype: torch.dtype) -> None:
     tower = tower.to(dtype).eval()
     pixels = torch.randn(2, 3, 28, 28)
     expected = tower(pixels)
-    for block in tower.trunk.blocks:
+    for block in tower.blocks:
         fold_everything(block, SIGLIP_FOLDS)
     torch.testing.assert_close(tower(pixels), expected, rtol=0, atol=TOLERANCE[dtype] * float(expected.abs().max()))
 
@@ -93,7 +93,7 @@ def test_a_whole_model(make_model: Callable[..., NVILA], dtype: torch.dtype) -> 
     assert sum(isinstance(module, Int8Linear) for module in model.vision.modules()) == 2 * 4
     assert not any(type(module) is nn.Linear for module in [*model.llm.modules(), *model.vision.modules()])
     names = [layer.name for layer in report.layers]
-    assert names[0] == "vision.trunk.blocks.0.attn.qkv"
+    assert names[0] == "vision.blocks.0.attn.qkv"
     assert names[-1] == "llm.layers.1.mlp.down_proj"
     assert len(names) == 2 * 4 + 2 * 7
     assert report.kept == ("projector.layers.2", "projector.layers.4")

@@ -55,7 +55,7 @@ def test_the_first_match_decides(file: Path) -> None:
     found = {name: policy.scheme_of(f"llm.layers.{name}") for name in ("0.mlp.up_proj", "1.mlp.up_proj", "1.q_proj")}
     assert found == {"0.mlp.up_proj": None, "1.mlp.up_proj": W4A16(group_size=32), "1.q_proj": W4A16()}
     assert policy.scheme_of("llm.layers.1.self_attn.o_proj") == W8A8()
-    assert policy.scheme_of("vision.trunk.blocks.0.attn.qkv") is None
+    assert policy.scheme_of("vision.blocks.0.attn.qkv") is None
 
 
 def test_a_mixed_model_is_written_and_comes_back(file: Path, tmp_path: Path) -> None:

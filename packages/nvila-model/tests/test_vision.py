@@ -1,4 +1,7 @@
-"""The vision tower against transformers' SigLIP with the same random weights."""
+"""The vision tower against transformers' SigLIP and timm's, as open-clip builds it, with the same random weights."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,10 +52,10 @@ def test_equals_transformers(select_layer: int):
         torch.testing.assert_close(state, other, atol=1e-5, rtol=0)
 
 
-def test_layers_behind_the_selected_one_are_not_built():
+def test_layers_after_the_selected_one_are_not_built():
     whole = VisionTower.siglip(**SIZES, select_layer=-1)
     cut = VisionTower.siglip(**SIZES)
-    assert len(cut.trunk.blocks) == 3
+    assert len(cut.blocks) == 3
     assert not any("norm." in name and "blocks" not in name for name, _ in whole.named_parameters())
 
 
@@ -73,17 +76,92 @@ def test_true_size():
     )
 
 
-def test_an_open_clip_tower_is_cut_the_same_way():
+def timm_trunk(**changes: object) -> torch.nn.Module:
+    """A small SigLIP as open-clip has timm build it, with random weights."""
+    import timm
+
+    torch.manual_seed(1)
+    sizes = {"img_size": 56, "patch_size": 14, "embed_dim": 48, "depth": 4, "num_heads": 4, "mlp_ratio": 101.5 / 48}
+    trunk = timm.create_model("vit_base_patch16_siglip_224", num_classes=0, **sizes | changes).eval()
+    for parameter in trunk.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return trunk
+
+
+@pytest.fixture
+def offered(monkeypatch: pytest.MonkeyPatch):
+    """Have open-clip give this trunk for ViT-B-16-SigLIP."""
+    import open_clip
+
+    def offer(trunk: torch.nn.Module) -> None:
+        model = SimpleNamespace(visual=SimpleNamespace(trunk=trunk))
+        monkeypatch.setattr(open_clip, "create_model", lambda name, pretrained: model)
+
+    return offer
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh"])
+@pytest.mark.parametrize("select_layer", [-1, -2])
+@torch.no_grad()
+def test_equals_open_clip(offered: Callable[..., None], select_layer: int, activation: str):
+    trunk = timm_trunk(act_layer=activation)
+    offered(trunk)
+    tower = VisionTower.from_open_clip("ViT-B-16-SigLIP", select_layer=select_layer)
+    assert len(tower.blocks) == 5 + select_layer
+    pixels = torch.randn(3, 3, 56, 56)
+    expected = trunk.forward_intermediates(pixels, output_fmt="NLC", intermediates_only=True)
+    for state, other in zip(tower.hidden_states(pixels), expected, strict=False):
+        torch.testing.assert_close(state, other, atol=1e-6, rtol=0)
+    torch.testing.assert_close(tower(pixels), expected[select_layer], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"class_token": True},
+        {"init_values": 0.1},
+        {"qk_norm": True},
+        {"pre_norm": True},
+        {"qkv_bias": False},
+        {"act_layer": "relu"},
+    ],
+)
+def test_an_open_clip_tower_of_another_kind_is_refused(offered: Callable[..., None], changes: dict[str, object]):
+    offered(timm_trunk(**changes))
+    with pytest.raises(ValueError, match="open-clip's 'ViT-B-16-SigLIP' is no SigLIP: give one such as"):
+        VisionTower.from_open_clip("ViT-B-16-SigLIP")
+
+
+def test_an_open_clip_tower_without_a_trunk_is_refused(monkeypatch: pytest.MonkeyPatch):
+    import open_clip
+
+    monkeypatch.setattr(open_clip, "create_model", lambda name, pretrained: SimpleNamespace(visual=torch.nn.Identity()))
+    with pytest.raises(ValueError, match="open-clip's 'ViT-B-32' is no SigLIP: give one such as ViT-B-16-SigLIP"):
+        VisionTower.from_open_clip("ViT-B-32")
+
+
+def test_a_name_that_open_clip_does_not_know_is_refused():
+    with pytest.raises(ValueError, match="open-clip has no model 'ViT-B-33': choose one of ViT-B-16-SigLIP, "):
+        VisionTower.from_open_clip("ViT-B-33")
+
+
+@pytest.mark.slow  # a whole CLIP is built
+@torch.no_grad()
+def test_a_tower_that_open_clip_builds():
     tower = VisionTower.from_open_clip("ViT-B-16-SigLIP")
-    assert len(tower.trunk.blocks) == 11
-    with torch.no_grad():
-        assert tower(torch.randn(1, 3, 224, 224)).shape == (1, 196, 768)
+    assert len(tower.blocks) == 11
+    assert tower(torch.randn(1, 3, 224, 224)).shape == (1, 196, 768)
 
 
 def test_tiles_of_another_size_are_refused():
     tower = VisionTower.siglip(**SIZES)
     with pytest.raises(ValueError, match=r"\[2, 3, 28, 28\] do not fit this tower: give \[n, 3, 56, 56\]"):
         tower(torch.zeros(2, 3, 28, 28))
+
+
+def test_heads_that_do_not_divide_the_width_are_refused():
+    with pytest.raises(ValueError, match="5 heads cannot share 48 channels"):
+        VisionTower.siglip(**SIZES | {"heads": 5})
 
 
 def test_a_layer_that_does_not_exist_is_refused():

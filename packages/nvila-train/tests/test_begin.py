@@ -72,7 +72,7 @@ def test_positions_of_another_size_are_resampled(tmp_path: Path):
     tower(tmp_path / "vision", size=(PATCHES + 3) * CONFIG.vision.patch_size)
     model = begin_with(CONFIG, llm=str(tmp_path / "llm"), vision=str(tmp_path / "vision"))
     assert isinstance(model.vision, VisionTower)
-    assert model.vision.trunk.pos_embed.shape[1] == PATCHES**2
+    assert model.vision.position_embedding.shape[0] == PATCHES**2
     flat = torch.full((9, 4), 2.5)
     torch.testing.assert_close(resampled(flat, 5), torch.full((25, 4), 2.5))
     ramp = torch.arange(6.0)[None, :].expand(6, 6).reshape(36, 1)
@@ -93,8 +93,8 @@ def test_a_tower_of_open_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     model = begin_with(CONFIG, llm=str(tmp_path / "llm"), vision="open-clip:ViT-SO400M-14-SigLIP-384:webli")
     assert asked == [(("ViT-SO400M-14-SigLIP-384",), {"pretrained": "webli", "select_layer": -1})]
     assert isinstance(model.vision, VisionTower)
-    first = model.vision.trunk.blocks[0].mlp.fc1.weight
-    torch.testing.assert_close(first.float(), made.trunk.blocks[0].mlp.fc1.weight, atol=1e-2, rtol=1e-2)
+    first = model.vision.blocks[0].mlp.fc1.weight
+    torch.testing.assert_close(first.float(), made.blocks[0].mlp.fc1.weight, atol=1e-2, rtol=1e-2)
 
 
 def test_parts_of_another_size_are_refused(tmp_path: Path):

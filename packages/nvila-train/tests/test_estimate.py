@@ -122,7 +122,7 @@ def test_what_a_tuned_step_takes(tmp_path: Path, llm: Any, recompute: Any):
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and is_packed(layer)]
     small = sum(packed_bytes(layer) - layer.weight.numel() for layer in layers)  # bytes are numbers of a packed weight
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) + small
-    blocks = [*model.llm.layers, *model.get_submodule("vision.trunk.blocks").children()]
+    blocks = [*model.llm.layers, *model.get_submodule("vision.blocks").children()]
     model.train()
     with prepared(blocks, recompute=recompute):
         taken = allocated(lambda: step_loss(model, LOAD)[0].backward(), tmp_path)

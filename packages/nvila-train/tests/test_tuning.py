@@ -222,7 +222,7 @@ def test_a_recipe_tunes_a_checkpoint_and_leaves_an_adapter(tmp_path: Path, origi
     after = trainee.model.state_dict()
     assert torch.equal(after["llm.embed_tokens.weight"], before["llm.embed_tokens.weight"])
     assert not torch.equal(after["projector.layers.2.weight"], before["projector.layers.2.weight"])
-    assert not torch.equal(after["vision.trunk.blocks.0.norm1.weight"], before["vision.trunk.blocks.0.norm1.weight"])
+    assert not torch.equal(after["vision.blocks.0.norm1.weight"], before["vision.blocks.0.norm1.weight"])
     assert not (tmp_path / "run" / "model").exists()
     answers = scores(NVILA.from_pretrained("nano", adapter=tmp_path / "run" / "adapter"))
     torch.testing.assert_close(answers, scores(trainee.model), rtol=1e-4, atol=1e-4)

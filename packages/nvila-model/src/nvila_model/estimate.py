@@ -220,7 +220,7 @@ def outlined(model: VLM | NVILAConfig | str) -> VLM:
 
 @cache
 def outlined_preset(name: str) -> VLM:
-    """Built once: shapes take no memory, but timm takes half a second."""
+    """Built once: shapes take no memory, but thousands of modules take time."""
     return outline(preset(name), model_type=VLM)
 
 

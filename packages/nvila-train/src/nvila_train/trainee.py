@@ -60,9 +60,9 @@ class Trainee(nn.Module):
 
     @property
     def vision_blocks(self) -> tuple[nn.Module, ...]:
-        """The vision tower's blocks; none where the tower is not a SigLIP trunk."""
-        trunk = getattr(self.model.vision, "trunk", None)
-        return () if trunk is None else tuple(trunk.blocks)
+        """The vision tower's blocks; none where the tower is not our SigLIP."""
+        tower = self.model.vision
+        return tuple(tower.blocks) if isinstance(tower, VisionTower) else ()
 
     @property
     def tile_patches(self) -> int:

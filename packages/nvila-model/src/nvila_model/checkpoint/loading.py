@@ -146,8 +146,6 @@ def check(name: str, source: str, parameter: Tensor, tensors: Tensors, *, pieces
             f"{part}/ lacks the tensor {source.removeprefix(part + '.')!r}: the checkpoint is not whole"
         )
     expected = list(parameter.shape)
-    if name.endswith("pos_embed"):
-        expected = expected[1:]
     expected[0] //= pieces
     shape = list(tensors.shape(source))
     if shape != expected and not (name in VOCABULARY and shape[1:] == expected[1:]):

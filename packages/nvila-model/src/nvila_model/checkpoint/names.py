@@ -1,9 +1,8 @@
 """Published tensor names and ours.
 
 Published names are those of upstream's modules with the part in front: ``llm.model.norm.weight``,
-``vision_tower.vision_model.embeddings...``, ``mm_projector.layers.2.weight``. Ours differ in two ways: timm's
-names in the vision tower, whose queries, keys and values are one fused layer, and a shorter path in the
-language model.
+``vision_tower.vision_model.embeddings...``, ``mm_projector.layers.2.weight``. Ours differ in two ways: shorter
+names in the vision tower, whose queries, keys and values are one layer, and a shorter path in the language model.
 """
 
 from __future__ import annotations
@@ -22,17 +21,18 @@ BLOCK = {
     "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
 }
+"""Of modules that have one published layer each; ``attn.qkv`` has three."""
 STEM = {
-    "pos_embed": "embeddings.position_embedding.weight",
-    "patch_embed.proj.weight": "embeddings.patch_embedding.weight",
-    "patch_embed.proj.bias": "embeddings.patch_embedding.bias",
+    "position_embedding": "embeddings.position_embedding.weight",
+    "patch_embedding.weight": "embeddings.patch_embedding.weight",
+    "patch_embedding.bias": "embeddings.patch_embedding.bias",
 }
 
 
 def published_names(name: str) -> list[str]:
     """The published tensors that make up one of our parameters: one, or three for a fused ``qkv``.
 
-    >>> published_names("vision.trunk.blocks.3.norm1.bias")
+    >>> published_names("vision.blocks.3.norm1.bias")
     ['vision_tower.vision_model.encoder.layers.3.layer_norm1.bias']
     """
     part, rest = name.split(".", 1)
@@ -40,13 +40,12 @@ def published_names(name: str) -> list[str]:
         return [f"mm_projector.{rest}"]
     if part == "llm":
         return [f"llm.{rest}" if rest.startswith("lm_head") else f"llm.model.{rest}"]
-    if part != "vision" or not rest.startswith("trunk."):
+    if part != "vision":
         raise ValueError(f"parameter {name!r} has no published name: only SigLIP, the projector and Qwen2 have")
-    rest = rest.removeprefix("trunk.")
     if rest in STEM:
         return [VISION + STEM[rest]]
     found = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", rest)
-    if not found:
+    if not found or found[2] not in {"attn.qkv", *BLOCK}:
         raise ValueError(f"parameter {name!r} has no published name: it is not part of a SigLIP tower")
     layer, module, kind = found.groups()
     prefix = f"{VISION}encoder.layers.{layer}."
@@ -57,14 +56,10 @@ def published_names(name: str) -> list[str]:
 
 def from_published(name: str, tensors: list[Tensor]) -> Tensor:
     """Published tensors to our parameter."""
-    if name.endswith("pos_embed"):
-        return tensors[0][None]
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 def to_published(name: str, tensor: Tensor) -> dict[str, Tensor]:
     """Our parameter to published tensors; the inverse of ``from_published``."""
     names = published_names(name)
-    if name.endswith("pos_embed"):
-        return {names[0]: tensor[0]}
     return dict(zip(names, tensor.chunk(len(names)), strict=True))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nvila_kernels.triton.configurations import Tile
     from nvila_kernels.triton.tuned import Cards, Kernel
 
-PARTS: dict[str, Kernel] = {"llm.layers.": "w4a16", "vision.trunk.blocks.": "w8a8"}
+PARTS: dict[str, Kernel] = {"llm.layers.": "w4a16", "vision.blocks.": "w8a8"}
 """Which linear layers run on which kernel once a model is quantized."""
 
 

@@ -25,14 +25,14 @@ from nvila_model.inputs.model_inputs import ModelInputs
 from nvila_model.network.vision import VisionTower
 from nvila_model.network.vlm import VISION_BATCH, VLM
 
-BLOCKS = {"vision": "vision.trunk.blocks", "llm": "llm.layers"}
+BLOCKS = {"vision": "vision.blocks", "llm": "llm.layers"}
 """Where the blocks of each part are, by our name of the part, in the order in which an image meets them."""
 
 SIGLIP_FOLDS = (
     Fold(source="norm1", targets=("attn.qkv",)),
     Fold(source="norm2", targets=("mlp.fc1",)),
 )
-"""What a block of timm's vision transformer can fold. Behind GELU nothing can."""
+"""What a block of SigLIP can fold. Behind GELU nothing can."""
 
 
 def qwen2_folds(head_dim: int) -> tuple[Fold, ...]:

@@ -142,7 +142,7 @@ def tried(model: NVILA, load: Load, precision: Precision, recompute: Recompute, 
     """Run a step and count; ``packed`` are weights that are no parameters."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     gradients = sum(parameter.numel() * parameter.element_size() for parameter in learning)
-    blocks = [*model.llm.layers, *model.get_submodule("vision.trunk.blocks").children()]
+    blocks = [*model.llm.layers, *model.get_submodule("vision.blocks").children()]
     with ExitStack() as stack:
         stack.enter_context(fp8.training(model, precision, recomputed=recompute != "none"))
         stack.enter_context(prepared(blocks, recompute=recompute))

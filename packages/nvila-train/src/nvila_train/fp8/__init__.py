@@ -80,7 +80,7 @@ def forwards(
 
 
 def keeps_input(layer: nn.Module) -> bool:
-    """Norms and activation functions; timm has GELUs of its own."""
+    """Norms and activation functions; timm and transformers have GELUs of their own."""
     return isinstance(layer, RMSNorm | nn.LayerNorm) or type(layer).__name__.startswith("GELU")
 
 

@@ -51,7 +51,7 @@ def new_trainee(config: NVILAConfig, tokenizer: Tokenizer, *, seed: int) -> Trai
         assert isinstance(layer, Block)
         for last in (layer.self_attn.o_proj, layer.mlp.down_proj):
             last.weight.data.mul_(0.3)
-    for name, parameter in vision.trunk.blocks.named_parameters():
+    for name, parameter in vision.blocks.named_parameters():
         if name.endswith(("attn.proj.weight", "mlp.fc2.weight")):
             parameter.data.mul_(0.5)
     return trainee
