@@ -8,17 +8,19 @@ import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed on this platform", allow_module_level=True)
 
-from nvila_kernels.triton.compiled.ahead import amd, compile_ahead, nvidia
-from nvila_kernels.triton.compiled.cubin import Cubin, macs, parse
-from nvila_kernels.triton.compiled.findings import examine, faults, target_of
-from nvila_kernels.triton.compiled.shipped import Shipped, shipped
-from nvila_kernels.triton.configurations import AMD, ARCHITECTURES, SHARED_LIMIT
+from nvila_kernels.triton.tiles import AMD, ARCHITECTURES, SHARED_LIMIT
+
+from proofs.ahead import amd, compile_ahead, nvidia
+from proofs.cubin import Cubin, macs, parse
+from proofs.findings import examine, faults, target_of
+from proofs.shipped import Shipped, shipped
 
 LISTING = """
 .text.kernel:
@@ -168,12 +170,13 @@ def test_the_check_for_ptx_can_fail() -> None:
 
 def test_an_interpreting_process_cannot_compile() -> None:
     program = (
-        "from nvila_kernels.triton.compiled.ahead import compile_ahead, nvidia\n"
-        "from nvila_kernels.triton.compiled.shipped import shipped\n"
+        "from proofs.ahead import compile_ahead, nvidia\n"
+        "from proofs.shipped import shipped\n"
         "compile_ahead(shipped((89,))[0].launch, nvidia(89))\n"
     )
     run = subprocess.run(
         [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[3],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,

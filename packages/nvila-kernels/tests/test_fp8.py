@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from nvila_kernels import DelayedScale, cast_fp8, fp8_linear
+from nvila_kernels import DelayedScale, cast_fp8, cast_fp8_transposed, fp8_linear
+from nvila_kernels.delayed_scale import NO_CAST
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 
@@ -41,11 +42,22 @@ def test_refusals() -> None:
         DelayedScale(history=0)
 
 
+@pytest.mark.parametrize("scale", [None, torch.tensor([0.5])])
+def test_the_transposed_cast_is_the_transpose_of_the_cast(scale: torch.Tensor | None) -> None:
+    x = torch.randn(5, 7)
+    (codes, own), (across, same) = cast_fp8(x, E5M2, scale=scale), cast_fp8_transposed(x, E5M2, scale=scale)
+    assert torch.equal(own, same)
+    assert across.is_contiguous()
+    assert torch.equal(across.T.float(), codes.float())
+    with pytest.raises(ValueError, match=r"x has 3 dimensions, a transpose needs 2: pass one \[m, k\] matrix"):
+        cast_fp8_transposed(x[None])
+
+
 @pytest.mark.parametrize(("dtype", "limit"), [(E4M3, 448.0), (E5M2, 57344.0)])
 def test_the_scale_follows_the_history(dtype: torch.dtype, limit: float) -> None:
     delayed = DelayedScale(dtype, history=2)
     largest = [4.0, 1.0, 2.0, 0.5]
-    before = [limit, 4.0, 4.0, 2.0]  # the larger of the last two casts; at first the scale is 1
+    before = [4.0, 4.0, 4.0, 2.0]  # the larger of the last two casts; at first that of the tensor itself
     for value, expected in zip(largest, before, strict=True):
         codes, scale = delayed(torch.tensor([[-value, 0.25 * value]]))
         assert scale.item() == pytest.approx(expected / limit)
@@ -65,7 +77,31 @@ def test_infinity_leaves_no_mark() -> None:
     delayed = DelayedScale(history=4)
     delayed(torch.full((1, 4), 3.0))
     delayed(torch.full((1, 4), torch.inf))
-    assert delayed.history.tolist() == [3.0, 3.0, 0.0, 0.0]
+    assert delayed.history.tolist() == [3.0, 3.0, NO_CAST, NO_CAST]
+    fresh = DelayedScale(history=2)
+    assert fresh(torch.full((1, 4), torch.inf))[1].item() == 1.0
+    assert fresh(torch.ones(1, 4))[1].item() == 1.0
+    assert fresh(torch.ones(1, 4))[1].item() == pytest.approx(1 / 448)
+
+
+def test_a_scale_that_is_asked_for_is_not_noted() -> None:
+    delayed = DelayedScale(history=2)
+    x = torch.full((1, 4), 3.0)
+    assert delayed.scale(x).item() == pytest.approx(3 / 448)
+    assert delayed.history.tolist() == [NO_CAST, NO_CAST]
+
+
+def test_what_was_saved_goes_on() -> None:
+    """The history comes back, zeros that were cast included, and is no cast to 16 bits."""
+    first, second = DelayedScale(history=3), DelayedScale(history=3)
+    first(torch.zeros(1, 4))
+    second.load_state_dict(first.state_dict())
+    x = torch.full((1, 4), 1.01)
+    assert first(x)[1].item() == second(x)[1].item() == 1.0  # of the zeros before
+    assert torch.equal(second.bfloat16().history, first.history)
+    fresh = DelayedScale(history=3)
+    fresh.load_state_dict(DelayedScale(history=3).state_dict())
+    assert fresh(x)[1].item() == pytest.approx(1.01 / 448)
 
 
 def test_delayed_scaling_compiles_whole() -> None:
@@ -73,7 +109,9 @@ def test_delayed_scaling_compiles_whole() -> None:
     compiled = torch.compile(delayed, fullgraph=True, backend="aot_eager")
     x = torch.randn(4, 8)
     compiled(x)
-    assert delayed.history.tolist() == [x.abs().max().item(), 0.0, 0.0]
+    assert delayed.history.tolist() == [x.abs().max().item(), NO_CAST, NO_CAST]
+    compiled(x)
+    assert delayed.history.tolist() == [*[x.abs().max().item()] * 2, NO_CAST]
 
 
 @pytest.mark.parametrize("by_row", [False, True])

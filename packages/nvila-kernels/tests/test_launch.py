@@ -17,8 +17,8 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed on this platform", allow_module_level=True)
 
 from nvila_kernels import triton as kernels
-from nvila_kernels.triton import tuned
-from nvila_kernels.triton.architecture import architecture
+from nvila_kernels.triton import timed_tiles
+from nvila_kernels.triton.tiles import architecture
 from triton.runtime.jit import JITFunction
 
 FP16, FP32, INT8, E4M3 = torch.float16, torch.float32, torch.int8, torch.float8_e4m3fn
@@ -50,16 +50,16 @@ CALLS: dict[str, tuple[Callable[[], Any], str, list[tuple[int, ...]]]] = {
     "decode in float16": (lambda: int4(16, half=True), "decode sum_splits", [(16, 1000)]),
     "prefill": (lambda: int4(40), "prefill", [(40, 1000)]),
     "no rows": (lambda: int4(0), "", [(0, 1000)]),
-    "quantize_rows": (lambda: kernels.quantize_rows(made(5, 4304)), "quantize_rows", [(5, 4352), (5,)]),
-    "gelu_quantize": (lambda: kernels.gelu_quantize(made(5, 4304)), "quantize_rows", [(5, 4352), (5,)]),
+    "quantize_rows": (lambda: kernels.quantize_rows(made(5, 4304)), "quantize_rows_kernel", [(5, 4352), (5,)]),
+    "gelu_quantize": (lambda: kernels.gelu_quantize(made(5, 4304)), "quantize_rows_kernel", [(5, 4352), (5,)]),
     "layer_norm_quantize": (
         lambda: kernels.layer_norm_quantize(made(5, 1152), made(1152), made(1152), 1e-6),
-        "layer_norm_quantize",
+        "layer_norm_quantize_kernel",
         [(5, 1152), (5,)],
     ),
     "quantize_static": (
         lambda: kernels.quantize_static(made(5, 4304), made(1, dtype=FP32)),
-        "quantize_static",
+        "quantize_static_kernel",
         [(5, 4352)],
     ),
     "int8_linear": (lambda: kernels.int8_linear(*codes(70), True, FP16), "byte_product", [(70, 1152)]),
@@ -88,7 +88,7 @@ CALLS: dict[str, tuple[Callable[[], Any], str, list[tuple[int, ...]]]] = {
 
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Launches]:
-    """Launches are noted instead of made, on a card of compute capability 9.0 whose user never tuned."""
+    """Launches are noted instead of made, on a card of compute capability 9.0 whose user never timed_tiles."""
     noted: Launches = []
 
     def note(self: JITFunction[Any], *arguments: Any, grid: tuple[int, ...], warmup: bool, **options: Any) -> None:
@@ -108,7 +108,7 @@ def launches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Launch
 
 
 def forget() -> None:
-    for function in (architecture, tuned.timed_here, tuned.tile_of_bucket):
+    for function in (architecture, timed_tiles.timed_here, timed_tiles.tile_of_bucket):
         function.cache_clear()
 
 

@@ -2,6 +2,8 @@
 tensors.
 """
 
+import importlib
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +13,7 @@ import nvila_kernels
 import pytest
 import torch
 from nvila_kernels import Int4Linear, Int8Linear, cast_fp8, ops
+from nvila_kernels.signatures import OPERATIONS
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -21,30 +24,30 @@ FP16, E4M3 = torch.float16, torch.float8_e4m3fn
 E4M3_CODES = torch.randn(3, 200).to(E4M3)
 
 CALLS: list[tuple[Any, tuple[Any, ...]]] = [
-    (ops.w4a16.dequantize, (INT4.packed, INT4.scale_zero, 256, 64, FP16, torch.float32)),
+    (ops.dequantize, (INT4.packed, INT4.scale_zero, 256, 64, FP16, torch.float32)),
     (
-        ops.w4a16.w4a16_linear,
+        ops.w4a16_linear,
         (torch.randn(3, 256), INT4.packed, INT4.scale_zero, INT4.bias, 64, FP16, False),
     ),
     (
-        ops.w4a16.w4a16_linear,
+        ops.w4a16_linear,
         (torch.randn(3, 256, requires_grad=True), INT4.packed, INT4.scale_zero, None, 64, FP16, False),
     ),
-    (ops.w8a8.quantize_rows, (torch.randn(3, 200),)),
-    (ops.w8a8.quantize_static, (torch.randn(3, 200), torch.ones(1))),
-    (ops.w8a8.gelu_quantize, (torch.randn(3, 200),)),
-    (ops.w8a8.layer_norm_quantize, (torch.randn(3, 200), torch.ones(200), torch.zeros(200), 1e-6)),
-    (ops.w8a8.int8_linear, (*CODES, True, FP16)),
-    (ops.w8a8.int8_linear_requantize, (*CODES, False, torch.ones(1))),
-    (ops.fp8.amax, (torch.randn(3, 200),)),
+    (ops.quantize_rows, (torch.randn(3, 200),)),
+    (ops.quantize_static, (torch.randn(3, 200), torch.ones(1))),
+    (ops.gelu_quantize, (torch.randn(3, 200),)),
+    (ops.layer_norm_quantize, (torch.randn(3, 200), torch.ones(200), torch.zeros(200), 1e-6)),
+    (ops.int8_linear, (*CODES, True, FP16)),
+    (ops.int8_linear_requantize, (*CODES, False, torch.ones(1))),
+    (ops.amax, (torch.randn(3, 200),)),
 ]
 FP8_CALLS: list[tuple[Any, tuple[Any, ...]]] = [
-    (ops.fp8.cast_fp8, (torch.randn(3, 200), torch.ones(1), E4M3)),
-    (ops.fp8.cast_fp8_amax, (torch.randn(3, 200), torch.ones(1), E4M3)),
-    (ops.fp8.cast_fp8_rows, (torch.randn(3, 200), E4M3)),
-    (ops.fp8.cast_fp8_transposed, (torch.randn(3, 200), torch.ones(1), E4M3)),
+    (ops.cast_fp8, (torch.randn(3, 200), torch.ones(1), E4M3)),
+    (ops.cast_fp8_amax, (torch.randn(3, 200), torch.ones(1), E4M3)),
+    (ops.cast_fp8_rows, (torch.randn(3, 200), E4M3)),
+    (ops.cast_fp8_transposed, (torch.randn(3, 200), torch.ones(1), E4M3)),
 ]
-FP8_PRODUCT = (ops.fp8.fp8_linear, (E4M3_CODES, torch.ones(3), E4M3_CODES[:2], torch.ones(1), torch.ones(2), FP16))
+FP8_PRODUCT = (ops.fp8_linear, (E4M3_CODES, torch.ones(3), E4M3_CODES[:2], torch.ones(1), torch.ones(2), FP16))
 
 
 def name_of(call: tuple[Any, tuple[Any, ...]]) -> str:
@@ -76,19 +79,19 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "Int4Linear": lambda x: INT4(x[None])[0],
     "Int8Linear": lambda x: INT8(x[None])[0],
     "cast_fp8": lambda x: cast_fp8(x)[0].float(),
-    "cast_fp8_amax": lambda x: ops.fp8.cast_fp8_amax(x, ONE, E4M3)[1],
+    "cast_fp8_amax": lambda x: ops.cast_fp8_amax(x, ONE, E4M3)[1],
     "cast_fp8_rows": lambda x: cast_fp8(x, by_row=True)[0].float(),
-    "cast_fp8_transposed": lambda x: ops.fp8.cast_fp8_transposed(x, ONE, E4M3).float(),
-    "fp8_linear": lambda x: ops.fp8.fp8_linear(*ops.fp8.cast_fp8_rows(x, E4M3), WEIGHT8, ONE, None, FP16),
-    "quantize_static": lambda x: ops.w8a8.quantize_static(x, ONE),
-    "gelu_quantize": lambda x: ops.w8a8.gelu_quantize(x)[0],
-    "layer_norm_quantize": lambda x: ops.w8a8.layer_norm_quantize(x, torch.ones(256), torch.zeros(256), 1e-6)[0],
-    "int8_linear_requantize": lambda x: ops.w8a8.int8_linear_requantize(
-        *ops.w8a8.quantize_rows(x), INT8.weight, INT8.weight_scale, INT8.bias, True, ONE
+    "cast_fp8_transposed": lambda x: ops.cast_fp8_transposed(x, ONE, E4M3).float(),
+    "fp8_linear": lambda x: ops.fp8_linear(*ops.cast_fp8_rows(x, E4M3), WEIGHT8, ONE, None, FP16),
+    "quantize_static": lambda x: ops.quantize_static(x, ONE),
+    "gelu_quantize": lambda x: ops.gelu_quantize(x)[0],
+    "layer_norm_quantize": lambda x: ops.layer_norm_quantize(x, torch.ones(256), torch.zeros(256), 1e-6)[0],
+    "int8_linear_requantize": lambda x: ops.int8_linear_requantize(
+        *ops.quantize_rows(x), INT8.weight, INT8.weight_scale, INT8.bias, True, ONE
     ),
-    "dequantize": lambda x: x @ ops.w4a16.dequantize(INT4.packed, INT4.scale_zero, 256, 64, FP16, x.dtype).T,
+    "dequantize": lambda x: x @ ops.dequantize(INT4.packed, INT4.scale_zero, 256, 64, FP16, x.dtype).T,
 }
-"""Every operation at least once, behind a matrix of any number of rows and 256 columns."""
+"""Every operation at least once, after a matrix of any number of rows and 256 columns."""
 
 
 class Applied(nn.Module):
@@ -119,12 +122,21 @@ def test_exports_with_dynamic_rows(name: str) -> None:
     assert torch.equal(program.module()(x), FUNCTIONS[name](x))
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu", "triton"])
+def test_a_backend_has_every_operation_with_the_same_arguments(backend: str) -> None:
+    if backend == "triton":
+        pytest.importorskip("triton")
+    functions = importlib.import_module(f"nvila_kernels.{backend}")
+    for name, signature in OPERATIONS.items():
+        assert inspect.signature(getattr(functions, name)) == inspect.signature(signature), name
+
+
 def test_every_operation_is_compiled_and_exported() -> None:
     names: set[str] = set()
     for function in FUNCTIONS.values():
         program = torch.export.export(Applied(function), (torch.randn(8, 256),))
         names |= {str(node.target).split(".")[1] for node in program.graph.nodes if "nvila_kernels" in str(node.target)}
-    assert names == {name_of(call) for call in [*CALLS, *FP8_CALLS, FP8_PRODUCT]}
+    assert names == OPERATIONS.keys() == {name_of(call) for call in [*CALLS, *FP8_CALLS, FP8_PRODUCT]}
 
 
 @pytest.mark.parametrize("call", [*CALLS, *FP8_CALLS, FP8_PRODUCT], ids=name_of)

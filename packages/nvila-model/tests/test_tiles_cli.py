@@ -12,8 +12,8 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed on this platform", allow_module_level=True)
 
 from nvila_kernels.cpu.folder import FOLDER
-from nvila_kernels.triton import tune, tuned
-from nvila_kernels.triton.tuned import Problem
+from nvila_kernels.triton import timed_tiles, timing
+from nvila_kernels.triton.timed_tiles import Problem
 from nvila_model.cli.app import app
 from nvila_model.cli.kernel_tiles import layers
 from typer.testing import CliRunner
@@ -61,15 +61,15 @@ def test_the_layers_of_a_preset_and_of_a_folder() -> None:
 def card(monkeypatch: pytest.MonkeyPatch) -> str:
     """A card on which a candidate takes as many microseconds as its place in the list, from the last."""
 
-    def attempts(problem: Problem, device: torch.device) -> list[tune.Attempt]:
-        found = tune.candidates(problem, 89)
-        return [tune.Attempt(tile=tile, seconds=(len(found) - i) * 1e-6) for i, tile in enumerate(found)]
+    def attempts(problem: Problem, device: torch.device) -> list[timing.Attempt]:
+        found = timing.candidates(problem, 89)
+        return [timing.Attempt(tile=tile, seconds=(len(found) - i) * 1e-6) for i, tile in enumerate(found)]
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(tune, "architecture", lambda device: 89)
-    monkeypatch.setattr(tune, "attempts", attempts)
-    monkeypatch.setattr(tuned, "card", lambda device: "Stand-in")
+    monkeypatch.setattr(timing, "architecture", lambda device: 89)
+    monkeypatch.setattr("nvila_kernels.triton.attempts", attempts)
+    monkeypatch.setattr("nvila_kernels.triton.card", lambda device: "Stand-in")
     return "Stand-in"
 
 
@@ -79,9 +79,9 @@ def test_the_fastest_tiles_are_kept_and_shown(card: str, cache: Path) -> None:
     told: dict[str, Any] = json.loads(out)
     assert told["file"] == str(cache)
     assert len(told["timed"][card]) == 4 * 4 + 4 * 2
-    kept = tuned.read(cache)[card]
+    kept = timed_tiles.read_tiles(cache)[card]
     for text, entry in kept.items():
-        assert entry.tile == tune.candidates(tuned.problem_of(text), 89)[-1]
+        assert entry.tile == timing.candidates(timed_tiles.problem_of(text), 89)[-1]
         assert entry.seconds == 1e-6
     code, out, _ = nvila("--tiles")
     assert code == 0

@@ -7,7 +7,7 @@ Three layers: ``ops`` (``torch.library``) -> ``functional`` -> ``modules``; on t
 from nvila_kernels.backends import available_backends, use_backend
 from nvila_kernels.calibrate import awq_scales, smooth_scales
 from nvila_kernels.delayed_scale import DelayedScale
-from nvila_kernels.functional import cast_fp8, fp8_linear, w4a16_linear, w8a8_linear
+from nvila_kernels.functional import cast_fp8, cast_fp8_transposed, fp8_linear, w4a16_linear, w8a8_linear
 from nvila_kernels.modules import Int4Linear, Int8Linear
 from nvila_kernels.pack import pack_int4, unpack_int4
 from nvila_kernels.policy import W4A16, W8A8, QuantPolicy
@@ -23,6 +23,7 @@ __all__ = [
     "available_backends",
     "awq_scales",
     "cast_fp8",
+    "cast_fp8_transposed",
     "fp8_linear",
     "pack_int4",
     "quantize_",

@@ -5,9 +5,11 @@ welcome.
 import torch
 from torch import Tensor
 
-from nvila_kernels import ops, reference
+from nvila_kernels import ops
 from nvila_kernels.pack import BLOCK, blocks, kernel_group, kernel_groups
-from nvila_kernels.quantization import FP8_MAX, padded_features
+from nvila_kernels.quantization import FP8_MAX, fp8_scale, padded_features
+
+__all__ = ["cast_fp8", "cast_fp8_transposed", "fp8_linear", "w4a16_linear", "w8a8_linear"]
 
 
 def w4a16_linear(
@@ -55,7 +57,7 @@ def w4a16_linear(
     if accumulate == torch.float16 and x.dtype != torch.float16:
         raise ValueError(f"float16 accumulation needs float16 activations, not {x.dtype}: accumulate in float32")
     rows = x.reshape(-1, k)
-    out = ops.w4a16.w4a16_linear(rows, packed, scale_zero, bias, group, scale_dtype, accumulate == torch.float16)
+    out = ops.w4a16_linear(rows, packed, scale_zero, bias, group, scale_dtype, accumulate == torch.float16)
     return out.reshape(*x.shape[:-1], n)
 
 
@@ -89,10 +91,10 @@ def w8a8_linear(
         )
     rows = x.reshape(-1, k)
     if x_scale is None:
-        codes, scale = ops.w8a8.quantize_rows(rows)
+        codes, scale = ops.quantize_rows(rows)
     else:
-        codes, scale = ops.w8a8.quantize_static(rows, x_scale), x_scale
-    out = ops.w8a8.int8_linear(codes, scale, weight, weight_scale, bias, gelu, x.dtype)
+        codes, scale = ops.quantize_static(rows, x_scale), x_scale
+    out = ops.int8_linear(codes, scale, weight, weight_scale, bias, gelu, x.dtype)
     return out.reshape(*x.shape[:-1], weight.shape[0])
 
 
@@ -110,17 +112,42 @@ def cast_fp8(
     Returns: codes ``[..., k]`` and the float32 scale, ``[1]`` or ``[..., 1]``.
     Raises: ValueError for another type, or if both ``scale`` and ``by_row`` are given.
     """
-    if dtype not in FP8_MAX:
-        raise ValueError(f"{dtype} is no float8 type known here: use torch.float8_e4m3fn or torch.float8_e5m2")
+    check_fp8(dtype)
     if scale is not None and by_row:
         raise ValueError("a given scale and one scale a row exclude each other: drop one of the two")
     rows = x.reshape(-1, x.shape[-1])
     if by_row:
-        codes, row_scale = ops.fp8.cast_fp8_rows(rows, dtype)
+        codes, row_scale = ops.cast_fp8_rows(rows, dtype)
         return codes.reshape(x.shape), row_scale.reshape(*x.shape[:-1], 1)
     if scale is None:
-        scale = reference.fp8_scale(ops.fp8.amax(rows), dtype)
-    return ops.fp8.cast_fp8(rows, scale, dtype).reshape(x.shape), scale
+        scale = fp8_scale(ops.amax(rows), dtype)
+    return ops.cast_fp8(rows, scale, dtype).reshape(x.shape), scale
+
+
+def cast_fp8_transposed(
+    x: Tensor, dtype: torch.dtype = torch.float8_e4m3fn, *, scale: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """:func:`cast_fp8` with one scale for all, the codes written as the transpose: what a backward product reads.
+
+    Args:
+        x: ``[m, k]``, any float type.
+        dtype, scale: as :func:`cast_fp8` takes them.
+
+    Returns: codes ``[k, m]``, contiguous, and the float32 scale ``[1]``.
+    Raises: ValueError for another type, or another number of dimensions.
+    """
+    check_fp8(dtype)
+    if x.ndim != 2:
+        raise ValueError(f"x has {x.ndim} dimensions, a transpose needs 2: pass one [m, k] matrix")
+    if scale is None:
+        scale = fp8_scale(ops.amax(x), dtype)
+    return ops.cast_fp8_transposed(x, scale, dtype), scale
+
+
+def check_fp8(dtype: torch.dtype) -> None:
+    """Raises: ValueError for a type that is no float8 known here."""
+    if dtype not in FP8_MAX:
+        raise ValueError(f"{dtype} is no float8 type known here: use torch.float8_e4m3fn or torch.float8_e5m2")
 
 
 def fp8_linear(
@@ -155,5 +182,5 @@ def fp8_linear(
     for name, scale, length in (("x_scale", x_scale, rows.shape[0]), ("weight_scale", weight_scale, n)):
         if scale.numel() not in (1, length):
             raise ValueError(f"{name} holds {scale.numel()} scales: pass one for all or one for each of {length} rows")
-    out = ops.fp8.fp8_linear(rows, x_scale.reshape(-1), weight, weight_scale.reshape(-1), bias, dtype)
+    out = ops.fp8_linear(rows, x_scale.reshape(-1), weight, weight_scale.reshape(-1), bias, dtype)
     return out.reshape(*x.shape[:-1], n)

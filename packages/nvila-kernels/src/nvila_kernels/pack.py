@@ -16,6 +16,19 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+__all__ = [
+    "BLOCK",
+    "KERNEL_GROUPS",
+    "NO_SCALE",
+    "blocks",
+    "kernel_group",
+    "kernel_groups",
+    "pack_int4",
+    "pack_scale_zero",
+    "unpack_int4",
+    "unpack_scale_zero",
+]
+
 BLOCK = 128
 """Input features of one block; K is padded up to a multiple of it."""
 

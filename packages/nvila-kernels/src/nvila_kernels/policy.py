@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from nvila_kernels.pack import BLOCK, kernel_group
 from nvila_kernels.quantization import Int4Codes, quantize_int4
 
+__all__ = ["W4A16", "W8A8", "QuantPolicy", "Scheme", "every_module", "linear_layers"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class W4A16:

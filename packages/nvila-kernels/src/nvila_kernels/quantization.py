@@ -17,6 +17,23 @@ from torch import Tensor
 
 from nvila_kernels.pack import BLOCK, blocks
 
+__all__ = [
+    "FP8_MAX",
+    "FP8_SMALLEST_SCALE",
+    "INT8_MAX",
+    "Int4Codes",
+    "Int8Codes",
+    "dequantize_int4",
+    "fp8_scale",
+    "grouped",
+    "pad_features",
+    "padded_features",
+    "per_feature",
+    "quantize_int4",
+    "quantize_int8",
+    "quantize_int8_static",
+]
+
 INT8_MAX = 127
 FP8_MAX = {torch.float8_e4m3fn: 448.0, torch.float8_e5m2: 57344.0}
 """The largest finite value of each float8 type."""
@@ -153,6 +170,15 @@ def quantize_int8_static(values: Tensor, scale: Tensor, *, padded: int | None = 
     """
     codes = (values.float() * (1.0 / scale)).round().clamp(-INT8_MAX, INT8_MAX).to(torch.int8)
     return pad_features(codes, padded)
+
+
+def fp8_scale(largest: Tensor, dtype: torch.dtype) -> Tensor:
+    """``max|x| / largest finite code``, at least ``FP8_SMALLEST_SCALE``; 1 where everything is zero.
+
+    Shapes: float32 of any shape -> the same.
+    """
+    scale = (largest / FP8_MAX[dtype]).clamp_min(FP8_SMALLEST_SCALE)
+    return torch.where(largest == 0, torch.ones_like(scale), scale)
 
 
 def pad_features(codes: Tensor, padded: int | None) -> Tensor:

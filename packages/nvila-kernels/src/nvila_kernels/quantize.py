@@ -16,6 +16,8 @@ from nvila_kernels.modules import Int4Linear, Int8Linear
 from nvila_kernels.policy import W4A16, QuantPolicy, Scheme, linear_layers, refuse
 from nvila_kernels.quantization import INT8_MAX, dequantize_int4, quantize_int8, quantize_int8_static
 
+__all__ = ["LayerReport", "QuantReport", "quantize_", "quantize_linear", "replace_"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerReport:

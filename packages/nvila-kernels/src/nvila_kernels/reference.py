@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from nvila_kernels.pack import unpack_int4, unpack_scale_zero
 from nvila_kernels.quantization import (
     FP8_MAX,
-    FP8_SMALLEST_SCALE,
     Int4Codes,
     dequantize_int4,
+    fp8_scale,
     padded_features,
     quantize_int8,
     quantize_int8_static,
@@ -119,12 +119,6 @@ def int8_linear_requantize(
     n]``.
     """
     return quantize_static(int8_output(x, x_scale, weight, weight_scale, bias, gelu), out_scale)
-
-
-def fp8_scale(largest: Tensor, dtype: torch.dtype) -> Tensor:
-    """``max|x| / largest finite code``, at least ``FP8_SMALLEST_SCALE``; 1 where everything is zero."""
-    scale = (largest / FP8_MAX[dtype]).clamp_min(FP8_SMALLEST_SCALE)
-    return torch.where(largest == 0, torch.ones_like(scale), scale)
 
 
 def cast_fp8(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:

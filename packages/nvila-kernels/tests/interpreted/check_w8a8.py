@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from nvila_kernels import reference
 from nvila_kernels import triton as kernels
 from nvila_kernels.quantization import padded_features
-from nvila_kernels.triton import w8a8_launch
-from nvila_kernels.triton.configurations import Tile
+from nvila_kernels.triton import w8a8
+from nvila_kernels.triton.tiles import Tile
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32]
 
@@ -17,7 +17,7 @@ FLOATS = [torch.float16, torch.bfloat16, torch.float32]
 def small_tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tile that ragged shapes cross several times."""
     tile = Tile(block_m=32, block_n=128, block_k=64, warps=4, stages=3, halves=request.param)
-    monkeypatch.setattr(w8a8_launch, "tile_for", lambda *problem: tile)
+    monkeypatch.setattr(w8a8, "tile_for", lambda *problem: tile)
 
 
 def operands(m: int, n: int, k: int, seed: int) -> tuple[torch.Tensor, ...]:

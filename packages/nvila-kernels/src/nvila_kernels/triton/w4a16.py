@@ -4,8 +4,7 @@ All compute the transpose ``out.T = weight @ x.T``: the weight is the first oper
 weights go from registers straight into the tensor cores and the batch side of a tile may be as narrow as 8 rows.
 
 decode   multiplies the float32 sum of a group with its scale: the weights stay exact integers
-prefill  multiplies each weight with its scale before the product: fewer registers at large tiles, weights rounded to 16
-bits
+prefill  multiplies each weight with its scale before the product: fewer registers at large tiles, but 16-bit weights
 
 No mask burdens the loop: the last tile of columns moves left until it ends with the weight, and computes a few columns
 twice; rows beyond the edge, and columns of a weight that is narrower than one tile (``NARROW``), wrap around to valid
@@ -14,13 +13,22 @@ K is a multiple of 128 here; the launcher pads the activations with zeros where 
 """
 # ruff: noqa: N803, SIM108 - constants of a kernel are in capitals; a constexpr branch is a statement
 # pyright: basic, reportArgumentType=false, reportAssignmentType=false, reportRedeclaration=false
-# pyright: reportIndexIssue=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
-# The body of a kernel is triton's language, whose functions carry no usable types.
+# pyright: reportIndexIssue=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# The body of a kernel is triton's language, whose functions carry no usable types; a launch, kernel[grid](...), takes
+# options that are no arguments of the function.
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+from torch.nn import functional as F
 
+from nvila_kernels.pack import BLOCK
 from nvila_kernels.triton.nibbles import centred, scale_of
+from nvila_kernels.triton.tiles import DECODE_ROWS, UNFUSED, Tile, architecture, assembly, splits
+from nvila_kernels.triton.timed_tiles import tile_for
+
+TRITON_TYPE = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
 @triton.jit
@@ -66,9 +74,7 @@ def decode(
     SPLIT: tl.constexpr,
     NARROW: tl.constexpr,
 ):
-    """``out[split, m, n]`` (float32) receives the partial sums of each split of K; without a split, the finished
-    result.
-    """
+    """``out[split, m, n]`` (float32) receives the sums of each split of K; without a split, the finished result."""
     FLOAT: tl.constexpr = x.dtype.element_ty
     TOTAL: tl.constexpr = tl.float16 if HALF else tl.float32
     split = tl.program_id(1)
@@ -230,3 +236,63 @@ def prefill(
         total += tl.load(bias + column).to(tl.float32)[:, None]
     out_at = out + m[None, :].to(tl.int64) * N + n[:, None]
     tl.store(out_at, total.to(out.dtype.element_ty), mask=(m[None, :] < M) & (n[:, None] < N))
+
+
+def w4a16_linear(
+    x: Tensor,
+    packed: Tensor,
+    scale_zero: Tensor,
+    bias: Tensor | None,
+    group_size: int,
+    scale_dtype: torch.dtype,
+    half_accumulate: bool,
+) -> Tensor:
+    """``x @ (scale * (codes - zero)).T + bias``, float16 or bfloat16 ``[m, k] -> [m, n]``.
+
+    Raises: ValueError for other activations.
+    """
+    if x.dtype not in TRITON_TYPE:
+        raise ValueError(f"activations are {x.dtype}, the kernels take float16 or bfloat16: cast them")
+    tile = tile_for("w4a16", x.device, x.shape[0], x.shape[1], packed.shape[1])
+    return multiply_int4(x, packed, scale_zero, bias, group_size, scale_dtype, half_accumulate, tile)
+
+
+def multiply_int4(
+    x: Tensor,
+    packed: Tensor,
+    scale_zero: Tensor,
+    bias: Tensor | None,
+    group_size: int,
+    scale_dtype: torch.dtype,
+    half_accumulate: bool,
+    tile: Tile,
+) -> Tensor:
+    """:func:`w4a16_linear` in tiles of one's choice."""
+    rows, columns = x.shape[0], packed.shape[1]
+    out = x.new_empty((rows, columns))
+    if out.numel() == 0:
+        return out
+    blocks = packed.shape[0]
+    x = F.pad(x, (0, blocks * BLOCK - x.shape[1])) if x.shape[1] % BLOCK else x.contiguous()
+    shift = x if bias is None else bias  # never read without a bias
+    constants = {"BIAS": bias is not None, "GROUP": group_size, "SCALE": TRITON_TYPE[scale_dtype], "ASM": assembly()}
+    constants |= {"HALF": half_accumulate, "NARROW": columns < tile.block_n}
+    constants |= {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n}
+    tiles_n = triton.cdiv(columns, tile.block_n)
+    if rows > DECODE_ROWS:
+        prefill[(tiles_n, triton.cdiv(rows, tile.block_m))](
+            x, packed, scale_zero, shift, out, rows, columns, blocks, x.stride(0), **constants,
+            **tile.options(fusion=True, nvidia=assembly()),
+        )  # fmt: skip
+        return out
+    split = tile.split or splits(architecture(x.device), tiles_n, blocks)
+    target = out if split == 1 else x.new_empty((split, rows, columns), dtype=torch.float32)
+    decode[(tiles_n, split, triton.cdiv(rows, tile.block_m))](
+        x, packed, scale_zero, shift, target, rows, columns, blocks, x.stride(0), **constants, SPLIT=split,
+        **tile.options(fusion=True, nvidia=assembly()),
+    )  # fmt: skip
+    if split > 1:
+        sum_splits[(triton.cdiv(out.numel(), 1024),)](
+            target, shift, out, rows, columns, BIAS=bias is not None, SPLIT=split, BLOCK=1024, **UNFUSED
+        )
+    return out

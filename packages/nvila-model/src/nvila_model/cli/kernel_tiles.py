@@ -16,8 +16,7 @@ from nvila_model.cli.ending import CommandError
 from nvila_model.cli.progress import Stopwatch
 
 if TYPE_CHECKING:
-    from nvila_kernels.triton.configurations import Tile
-    from nvila_kernels.triton.tuned import Cards, Kernel
+    from nvila_kernels.triton import Cards, Kernel, Tile
 
 PARTS: dict[str, Kernel] = {"llm.layers.": "w4a16", "vision.blocks.": "w8a8"}
 """Which linear layers run on which kernel once a model is quantized."""
@@ -32,18 +31,17 @@ def tune(name: str, as_json: bool) -> None:
 
     if importlib.util.find_spec("triton") is None or not torch.cuda.is_available():
         raise CommandError("--tune times GPU kernels, and no CUDA device is here: run it on the machine with the card")
-    from nvila_kernels.triton.tune import attempts, fastest, problems
-    from nvila_kernels.triton.tuned import card, read, tiles_file, write
+    from nvila_kernels.triton import attempts, card, fastest, problems, read_tiles, tiles_file, write_tiles
 
     device = torch.device("cuda", torch.cuda.current_device())
-    cards = read_tiles(tiles_file())
+    cards = kept_tiles(tiles_file())
     mine = cards.setdefault(card(device), {})
     watch = Stopwatch()
     for problem in problems(layers(name), device):
         with watch.stage("measure", f"timing {problem}"):
             mine[str(problem)] = fastest(problem, attempts(problem, device))
             # Another process may have written meanwhile, and this one may be interrupted.
-            write(tiles_file(), {**read(tiles_file()), card(device): mine})
+            write_tiles(tiles_file(), {**read_tiles(tiles_file()), card(device): mine})
     tell({card(device): mine}, as_json)
 
 
@@ -74,24 +72,24 @@ def show_tiles(as_json: bool) -> None:
     """
     if importlib.util.find_spec("triton") is None:
         raise CommandError("--tiles shows tiles of triton's kernels, and triton is not installed: there is no GPU here")
-    from nvila_kernels.triton.tuned import tiles_file
+    from nvila_kernels.triton import tiles_file
 
-    tell(read_tiles(tiles_file()), as_json, tables=True)
+    tell(kept_tiles(tiles_file()), as_json, tables=True)
 
 
-def read_tiles(file: Path) -> Cards:
+def kept_tiles(file: Path) -> Cards:
     """Raises: CommandError for a file that cannot be used."""
-    from nvila_kernels.triton.tuned import read
+    from nvila_kernels.triton import read_tiles
 
     try:
-        return read(file)
+        return read_tiles(file)
     except (OSError, ValueError) as error:
         raise CommandError(str(error)) from None
 
 
 def tell(cards: Cards, as_json: bool, *, tables: bool = False) -> None:
     """Print entries by card, with the checked-in tables if asked."""
-    from nvila_kernels.triton.tuned import tiles_file
+    from nvila_kernels.triton import tiles_file
 
     checked_in = table_rows() if tables else []
     if as_json:
@@ -119,8 +117,7 @@ def tell(cards: Cards, as_json: bool, *, tables: bool = False) -> None:
 
 def table_rows() -> list[dict[str, Any]]:
     """The checked-in tables, a row a tile."""
-    from nvila_kernels.triton.configurations import AMD, MANY
-    from nvila_kernels.triton.tuned import TABLES
+    from nvila_kernels.triton import AMD, MANY, TABLES
 
     return [
         {

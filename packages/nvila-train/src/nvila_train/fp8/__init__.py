@@ -3,7 +3,8 @@
 The paper fits four times the batch that way and trains twice as fast on H100s. ``training`` changes the forward
 passes of a module's layers while it lasts; their weights, their names and with them all checkpoints stay what they
 were. The same recipe runs everywhere: on Transformer Engine where a Hopper GPU and the library are there, on
-``torch._scaled_mm`` anywhere else, a CPU included, where it is exact but no faster.
+``torch._scaled_mm`` anywhere else, a CPU included, where it is exact but no faster. ``backend="nvila"`` multiplies by
+the kernels of ``nvila_kernels`` instead; they have not been timed on a GPU.
 
 Weights, gradients and optimizer states stay as they are; heads and embeddings, and layers whose sides are no
 multiples of 16, stay in bfloat16.
@@ -16,11 +17,12 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch.nn.functional as F
+from nvila_kernels import DelayedScale
 from nvila_model.network.qwen2 import GatedMLP, RMSNorm
 from torch import Tensor, nn
 
 from nvila_train.fp8.engine import borrowed, engine
-from nvila_train.fp8.linear import History, Rounding, linear8
+from nvila_train.fp8.linear import Rounding, linear8
 from nvila_train.fp8.numbers import fits
 from nvila_train.fp8.stored import stored
 from nvila_train.trainer.precision import Precision, PrecisionName
@@ -31,7 +33,7 @@ HEADS = ("lm_head", "patches", "written")
 """Parts whose linear layers stay in bfloat16."""
 
 
-Histories = dict[str, History]
+Histories = dict[str, DelayedScale]
 """What delayed scaling remembers, by ``<layer>.<tensor>``; empty for current scaling and Transformer Engine."""
 
 
@@ -70,7 +72,7 @@ def forwards(
                 and not {*words} & {*HEADS}
                 and not any(word.startswith("lora_") for word in words)
             ):
-                rounding = Rounding(precision)
+                rounding = Rounding(precision, layer.weight.device)
                 histories |= {f"{name}.{what}": history for what, history in rounding.histories.items()}
                 yield layer, linear_forward(layer, precision, rounding)
         elif precision.store and keeps_input(layer):
@@ -85,7 +87,7 @@ def keeps_input(layer: nn.Module) -> bool:
 
 
 def linear_forward(layer: nn.Linear, precision: Precision, rounding: Rounding) -> Callable[[Tensor], Tensor]:
-    library = engine(layer.weight.device)
+    library = engine(layer.weight.device) if precision.backend == "torch" else None
     if library is not None:
         return borrowed(layer, library, precision)
     return lambda x: linear8(x, layer.weight, layer.bias, rounding)

@@ -9,69 +9,55 @@ it is, since it is there anyway, and rounded again. With a factor for each row `
 unpacked matrices: its sum runs over the rows, and a factor cannot change within a sum.
 
 With current scaling factors come from the tensor itself; with delayed scaling from the largest values of the last
-calls, so that a GPU need not read a tensor twice. On a tensor that outgrows them, what lies beyond is cut.
+calls (``nvila_kernels.DelayedScale``), so that a GPU need not read a tensor twice. On a tensor that outgrows them, what
+lies beyond is cut.
 """
 
 from typing import Any
 
 import torch
+from nvila_kernels import DelayedScale
 from torch import Tensor
 
-from nvila_train.fp8.numbers import E4M3, E5M2, Small, largest, product, shrink, shrink_across, shrink_and_measure
+from nvila_train.fp8.numbers import E4M3, E5M2, PRODUCTS, Small, shrink, shrink_across
 from nvila_train.trainer.precision import Precision
 
-
-class History:
-    """The largest values that a tensor had in its last calls.
-
-    Args:
-        length: calls that count.
-    """
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-        self.seen: list[Tensor] = []
-
-    def largest(self, matrix: Tensor) -> Tensor:
-        """Of earlier calls; that of this matrix, if there were none."""
-        return torch.stack(self.seen).amax() if self.seen else largest(matrix)
-
-    def shrink(self, matrix: Tensor, dtype: torch.dtype) -> Small:
-        """Round by the largest of earlier calls, and remember this one."""
-        small, now = shrink_and_measure(matrix, dtype, amax=self.largest(matrix))
-        self.seen = [*self.seen, now][-self.length :]
-        return small
-
-    def save(self) -> Tensor:
-        """What is remembered, oldest first: float32 ``[calls]``."""
-        return torch.stack(self.seen) if self.seen else torch.empty(0)
-
-    def load(self, seen: Tensor, device: torch.device) -> None:
-        """Go on from what ``save`` gave."""
-        self.seen = list(seen[-self.length :].to(device).unbind())
+DTYPES = {"x": E4M3, "weight": E4M3, "gradient": E5M2}
+"""Of the tensors that a layer multiplies."""
 
 
 class Rounding:
-    """How one layer's tensors are rounded. Args: as in ``Precision``."""
+    """How one layer's tensors are rounded and multiplied.
 
-    def __init__(self, precision: Precision) -> None:
+    Args:
+        precision: as the recipe has it.
+        device: of the layer, where the histories of delayed scaling are kept.
+    """
+
+    def __init__(self, precision: Precision, device: torch.device | None = None) -> None:
         self.precision = precision
         self.rows = precision.granularity == "row"
+        self.product = PRODUCTS[precision.backend]
         delayed = precision.scaling == "delayed"
-        self.histories = {name: History(precision.history) for name in ("x", "weight", "gradient")} if delayed else {}
+        self.histories = {
+            name: DelayedScale(dtype, history=precision.history).to(device)
+            for name, dtype in (DTYPES.items() if delayed else ())
+        }
 
     def __call__(self, name: str, matrix: Tensor) -> Small:
         """Round ``x``, ``weight`` or ``gradient``."""
-        dtype = E5M2 if name == "gradient" else E4M3
         history = self.histories.get(name)
-        return history.shrink(matrix, dtype) if history is not None else shrink(matrix, dtype, rows=self.rows)
+        if history is None:
+            return shrink(matrix, DTYPES[name], rows=self.rows)
+        values, scale = history(matrix)
+        return Small(values=values, scale=scale.reshape(()))
 
     def again(self, weight: Tensor) -> Small:
         """The transpose of a weight that was rounded before, and is not a new value to remember."""
         if self.rows:
             return shrink(weight.t().contiguous(), E4M3, rows=True)
         history = self.histories.get("weight")
-        return shrink_across(weight, E4M3, amax=None if history is None else history.largest(weight))
+        return shrink_across(weight, E4M3, scale=None if history is None else history.scale(weight))
 
 
 class Linear8(torch.autograd.Function):
@@ -85,7 +71,7 @@ class Linear8(torch.autograd.Function):
             kept = (small.values, small.scale) if rounding.precision.store else (x, None)
         ctx.save_for_backward(*kept, weight)
         ctx.rounding, ctx.dtype, ctx.given = rounding, dtype, x.dtype
-        return product(small, rounding("weight", weight), dtype)
+        return rounding.product(small, rounding("weight", weight), dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -94,13 +80,13 @@ class Linear8(torch.autograd.Function):
         small = rounding("gradient", gradient)
         dx = dw = None
         if ctx.needs_input_grad[0]:
-            dx = product(small, rounding.again(weight), ctx.dtype).to(ctx.given)
+            dx = rounding.product(small, rounding.again(weight), ctx.dtype).to(ctx.given)
         if ctx.needs_input_grad[1]:
             x = Small(values=values, scale=scale) if scale is not None else shrink(values, E4M3, rows=rounding.rows)
             if rounding.rows:
                 dw = gradient.to(ctx.dtype).t() @ x.large(ctx.dtype)
             else:
-                dw = product(small.across, x.across, torch.float32)
+                dw = rounding.product(small.across, x.across, torch.float32)
             dw = dw.to(weight.dtype)
         return dx, dw, None, None
 

@@ -13,9 +13,7 @@ from typing import Final
 
 import torch
 import torch.nn.functional as F
-from nvila_kernels import cast_fp8
-from nvila_kernels.ops import fp8 as ops
-from nvila_kernels.reference import fp8_scale
+from nvila_kernels import cast_fp8, cast_fp8_transposed, fp8_linear
 from torch import Tensor
 
 E4M3: Final = torch.float8_e4m3fn
@@ -47,42 +45,37 @@ class Small:
         return Small(values=self.values.t().contiguous(), scale=self.scale)
 
 
-def largest(matrix: Tensor) -> Tensor:
-    """The largest magnitude: float32 ``[]``."""
-    return ops.amax(matrix).reshape(())
-
-
-def shrink(matrix: Tensor, dtype: torch.dtype, *, rows: bool = False, amax: Tensor | None = None) -> Small:
-    """Round a matrix to eight bits.
-
-    Args:
-        rows: a factor for each row; excludes ``amax``.
-        amax: the magnitude that becomes the end of the range; the largest there is by default. What lies beyond is cut.
-    """
-    scale = None if amax is None else fp8_scale(amax.reshape(1), dtype)
-    values, scale = cast_fp8(matrix, dtype, scale=scale, by_row=rows)
+def shrink(matrix: Tensor, dtype: torch.dtype, *, rows: bool = False) -> Small:
+    """Round a matrix to eight bits by its own largest magnitude, or by that of each row."""
+    values, scale = cast_fp8(matrix, dtype, by_row=rows)
     return Small(values=values, scale=scale if rows else scale.reshape(()))
 
 
-def shrink_and_measure(matrix: Tensor, dtype: torch.dtype, *, amax: Tensor) -> tuple[Small, Tensor]:
-    """As ``shrink`` by a known magnitude, and the ``largest`` there is; the matrix is read once."""
-    scale = fp8_scale(amax.reshape(1), dtype)
-    values, now = ops.cast_fp8_amax(matrix, scale, dtype)
-    return Small(values=values, scale=scale.reshape(())), now.reshape(())
+def shrink_across(matrix: Tensor, dtype: torch.dtype, *, scale: Tensor | None = None) -> Small:
+    """Round by a factor of the whole, the transpose: ``[m, k] -> [k, m]``, written as it is rounded.
 
-
-def shrink_across(matrix: Tensor, dtype: torch.dtype, *, amax: Tensor | None = None) -> Small:
-    """As ``shrink`` by a factor of the whole, the transpose: ``[m, k] -> [k, m]``, written as it is rounded."""
-    scale = fp8_scale((largest(matrix) if amax is None else amax).reshape(1), dtype)
-    return Small(values=ops.cast_fp8_transposed(matrix, scale, dtype), scale=scale.reshape(()))
+    Args:
+        scale: the factor, float32 ``[1]``; that of the matrix itself by default. What lies beyond is cut.
+    """
+    values, scale = cast_fp8_transposed(matrix, dtype, scale=scale)
+    return Small(values=values, scale=scale.reshape(()))
 
 
 def product(left: Small, right: Small, dtype: torch.dtype) -> Tensor:
-    """``left @ right.T``. Shapes: ``[m, k]``, ``[n, k]`` -> ``[m, n]``; factors of both are of the same kind."""
+    """``left @ right.T`` by torch, factors of both of the same kind. Shapes: ``[m, k]``, ``[n, k]`` -> ``[m, n]``."""
     short = -left.values.shape[1] % MULTIPLE
     a, b = (F.pad(each, (0, short)) if short else each for each in (left.values, right.values))
     scale = right.scale.t() if right.scale.ndim else right.scale
     return torch.ops.aten._scaled_mm(a, b.t(), scale_a=left.scale, scale_b=scale, out_dtype=dtype)
+
+
+def nvila_product(left: Small, right: Small, dtype: torch.dtype) -> Tensor:
+    """As ``product``, by ``nvila_kernels``: its Triton kernel on a GPU, its reference elsewhere."""
+    return fp8_linear(left.values, left.scale, right.values, right.scale, dtype=dtype)
+
+
+PRODUCTS: Final = {"torch": product, "nvila": nvila_product}
+"""By the backend of a ``Precision``."""
 
 
 def fits(shape: Sequence[int]) -> bool:

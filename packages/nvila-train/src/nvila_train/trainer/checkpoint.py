@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from nvila_kernels import DelayedScale
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from nvila_train.fp8.linear import History
 from nvila_train.trainer import distributed
 from nvila_train.trainer.optim import Optimizers
 
@@ -100,7 +100,7 @@ class Saver:
         optimizer: Optimizers,
         progress: Progress,
         average: Mapping[str, Tensor] | None = None,
-        histories: Mapping[str, History] | None = None,
+        histories: Mapping[str, DelayedScale] | None = None,
     ) -> None:
         """Copy the state and begin to write it. Raises: CheckpointError if the one before could not be written."""
         self.wait()
@@ -108,7 +108,7 @@ class Saver:
             "module": module.state_dict(),
             "optimizer": optimizer_state(module, optimizer),
             "average": dict(average or {}),
-            "histories": {name: history.save() for name, history in (histories or {}).items() if history.seen},
+            "histories": {name: scale.history for name, scale in (histories or {}).items() if scale.begun},
             "progress": json.dumps(asdict(progress)),
         }
         writer = FileSystemWriter(self.folder / "state" / f"{progress.step:08d}")
@@ -145,7 +145,7 @@ def restore(
     module: nn.Module,
     optimizer: Optimizers,
     average: Mapping[str, Tensor] | None = None,
-    histories: Mapping[str, History] | None = None,
+    histories: Mapping[str, DelayedScale] | None = None,
 ) -> Progress:
     """Read the newest state into a module and its optimizer; nothing happens if there is none.
 
@@ -174,9 +174,8 @@ def restore(
             if name.startswith("histories.") and name.removeprefix("histories.") in (histories or {})}  # fmt: skip
     state["histories"] = {name: torch.empty(size) for name, size in seen.items()}
     read(path, state)
-    device = next(module.parameters()).device
     for name, value in state["histories"].items():
-        (histories or {})[name].load(value, device)
+        (histories or {})[name].load_history(value)
     optimizer.place(dict(module.named_parameters()), state["optimizer"])
     return Progress(**json.loads(state["progress"]))
 

@@ -29,8 +29,10 @@ class Precision:
         granularity: a factor for each tensor, or for each row.
         history: calls that delayed scaling looks back.
         store: keep activations for the backward pass in eight bits.
+        backend: whose products: ``torch`` is Transformer Engine on Hopper and later, where it is installed, and
+            ``torch._scaled_mm`` elsewhere; ``nvila`` the kernels of ``nvila_kernels``.
 
-    Raises: ValueError for a name that is not known, or delayed scaling by row.
+    Raises: ValueError for a name or backend that is not known, or delayed scaling by row.
     Source: NVILA, section 2.3.1.
     """
 
@@ -42,10 +44,13 @@ class Precision:
     granularity: Literal["tensor", "row"] = "tensor"
     history: int = 16
     store: bool = True
+    backend: Literal["torch", "nvila"] = "torch"
 
     def __post_init__(self) -> None:
         if self.name not in get_args(PrecisionName):
             raise ValueError(f"no precision {self.name!r}: choose from {', '.join(get_args(PrecisionName))}")
+        if self.backend not in ("torch", "nvila"):
+            raise ValueError(f"no backend {self.backend!r} for fp8: choose 'torch' or 'nvila'")
         if self.scaling == "delayed" and self.granularity == "row":
             raise ValueError(
                 "delayed scaling knows the largest value of a tensor, not of its rows: use 'current' by row"

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from nvila_kernels.triton import tune, tuned
-from nvila_kernels.triton.tuned import Problem
+from nvila_kernels.triton import timed_tiles, timing
+from nvila_kernels.triton.timed_tiles import Problem
 from triton.runtime.errors import OutOfResources
 
 CPU = torch.device("cpu")
@@ -16,28 +16,28 @@ PROBLEMS = [
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def check_every_candidate_agrees_with_the_reference(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
-    some = tune.candidates(problem, 80)[::5]
-    monkeypatch.setattr(tune, "candidates", lambda problem, arch: some)
+    some = timing.candidates(problem, 80)[::5]
+    monkeypatch.setattr(timing, "candidates", lambda problem, arch: some)
     seconds = iter([4.0, 2.0, *range(10, 99)])
-    tried = tune.attempts(problem, CPU, lambda run: next(seconds))
+    tried = timing.attempts(problem, CPU, lambda run: next(seconds))
     assert [each.refused for each in tried] == [None] * len(some)
-    found = tune.fastest(problem, tried)
-    assert found == tuned.Timed(tile=some[1], seconds=2.0, table_seconds=4.0)
+    found = timing.fastest(problem, tried)
+    assert found == timed_tiles.Timed(tile=some[1], seconds=2.0, table_seconds=4.0)
 
 
 def check_a_wrong_or_failing_candidate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = PROBLEMS[1]
-    wrong, failing, right = tune.candidates(problem, 80)[:3]
-    product = tune.int4_product
+    wrong, failing, right = timing.candidates(problem, 80)[:3]
+    product = timing.multiply_int4
 
     def sabotaged(*arguments: object) -> torch.Tensor:
         if arguments[-1] == failing:
             raise OutOfResources(200000, 101376, "shared memory")
         return product(*arguments) * (1.1 if arguments[-1] == wrong else 1)
 
-    monkeypatch.setattr(tune, "int4_product", sabotaged)
-    monkeypatch.setattr(tune, "candidates", lambda problem, arch: [wrong, failing, right])
-    tried = tune.attempts(problem, CPU, lambda run: 1.0)
+    monkeypatch.setattr(timing, "multiply_int4", sabotaged)
+    monkeypatch.setattr(timing, "candidates", lambda problem, arch: [wrong, failing, right])
+    tried = timing.attempts(problem, CPU, lambda run: 1.0)
     assert [each.seconds for each in tried] == [None, None, 1.0]
     assert tried[0].refused == "its error of 0.1 exceeds 0.005"
     assert str(tried[1].refused).startswith("out of resource: shared memory, Required: 200000")
@@ -45,6 +45,6 @@ def check_a_wrong_or_failing_candidate_is_refused(monkeypatch: pytest.MonkeyPatc
 
 def check_a_tile_of_fewer_rows_and_more_splits_than_there_are_blocks() -> None:
     problem = Problem(kernel="w4a16", most=16, k=384, n=100)
-    run, exact = tune.operands(problem, CPU)
-    tile = tuned.Tile(block_m=8, block_n=64, warps=4, stages=3, split=8)
-    assert tune.attempt(run, exact, tile, lambda run: 1.0).seconds == 1.0
+    run, exact = timing.operands(problem, CPU)
+    tile = timed_tiles.Tile(block_m=8, block_n=64, warps=4, stages=3, split=8)
+    assert timing.attempt(run, exact, tile, lambda run: 1.0).seconds == 1.0

@@ -19,8 +19,7 @@ import torch
 
 from nvila_kernels.cpu.timings_file import cache_file
 from nvila_kernels.pack import BLOCK, blocks
-from nvila_kernels.triton.architecture import architecture
-from nvila_kernels.triton.configurations import INT4, INT8, MANY, Tile, bucket_of, nearest
+from nvila_kernels.triton.tiles import INT4, INT8, MANY, Tile, architecture, bucket_of, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +97,7 @@ def timed(entry: dict[str, Any]) -> Timed:
     )
 
 
-def read(file: Path) -> Cards:
+def read_tiles(file: Path) -> Cards:
     """All entries of a file, those of other cards too; none if there is no file.
 
     Raises: ValueError for a file that holds something else, OSError for one that cannot be read.
@@ -119,7 +118,7 @@ def read(file: Path) -> Cards:
     return found
 
 
-def write(file: Path, cards: Cards) -> None:
+def write_tiles(file: Path, cards: Cards) -> None:
     """Replace a file in one step, so that a reader never meets half of it."""
     held = {"format": FORMAT, "cards": {c: {p: asdict(e) for p, e in entries.items()} for c, entries in cards.items()}}
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +137,7 @@ def timed_here(device: torch.device) -> dict[str, Timed]:
     if device.type != "cuda":
         return {}
     try:
-        cards = read(tiles_file())
+        cards = read_tiles(tiles_file())
         return cards.get(card(device), {}) if cards else {}
     except (OSError, ValueError) as error:
         logger.warning("%s; the checked-in tiles are used", error)

@@ -6,7 +6,12 @@ the newest entry below it.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
+
+import torch
+
+from nvila_kernels.backends import interpreted
 
 ARCHITECTURES = (80, 86, 87, 89, 90, 100, 120)
 """Those that the tables were read on."""
@@ -19,6 +24,9 @@ SHARED_LIMIT = {AMD: 65536, 80: 166912, 86: 101376, 87: 166912, 89: 101376, 90: 
 
 PROCESSORS = {AMD: 304, 80: 108, 86: 82, 87: 16, 89: 128, 90: 132, 100: 148, 120: 170}
 """Multiprocessors of the largest common card of each architecture: MI300X, A100, 3090, Orin, 4090, H100, B200, 5090."""
+
+INTERPRETED_ARCHITECTURE = 80
+"""Whose tiles triton's interpreter uses, where there is no GPU to ask."""
 
 DECODE_ROWS = 16
 """Up to this many rows the decode kernel runs."""
@@ -108,6 +116,23 @@ FP8: dict[int, dict[int, Tile]] = {89: _WARP_PRODUCTS, 90: _GROUP_FP8, 100: _GRO
 
 UNFUSED: dict[str, Any] = {"enable_fp_fusion": False}
 """Options of a kernel without a tile: every product and sum rounds by itself, as in the reference."""
+
+
+@cache
+def architecture(device: torch.device) -> int:
+    """Ten times the compute capability: 89 for 8.9. An AMD GPU, whose numbers mean something else, is ``AMD``."""
+    if device.type != "cuda":
+        return INTERPRETED_ARCHITECTURE
+    if torch.version.hip is not None:
+        return AMD
+    major, minor = torch.cuda.get_device_capability(device)
+    return major * 10 + minor
+
+
+@cache
+def assembly() -> bool:
+    """Whether kernels may hold PTX: on NVIDIA, not in the interpreter or on AMD."""
+    return not interpreted() and torch.version.hip is None
 
 
 def nearest(architecture: int) -> int:

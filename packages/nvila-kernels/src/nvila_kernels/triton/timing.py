@@ -20,11 +20,10 @@ from triton.errors import TritonError
 from nvila_kernels import reference
 from nvila_kernels.pack import BLOCK, blocks, pack_scale_zero
 from nvila_kernels.quantization import padded_features
-from nvila_kernels.triton.architecture import architecture
-from nvila_kernels.triton.configurations import DECODE_ROWS, MANY, SHARED_LIMIT, Tile, nearest, splits, tile_of
-from nvila_kernels.triton.tuned import TABLES, Kernel, Problem, Timed, check
-from nvila_kernels.triton.w4a16_launch import int4_product
-from nvila_kernels.triton.w8a8_launch import product as byte_product
+from nvila_kernels.triton.byte_product import multiply_bytes
+from nvila_kernels.triton.tiles import DECODE_ROWS, MANY, SHARED_LIMIT, Tile, architecture, nearest, splits, tile_of
+from nvila_kernels.triton.timed_tiles import TABLES, Kernel, Problem, Timed, check
+from nvila_kernels.triton.w4a16 import multiply_int4
 
 MANY_ROWS = 1024
 """Rows that are timed for the last bucket, which has no bound: the tokens of one tile of an image."""
@@ -113,7 +112,7 @@ def operands(problem: Problem, device: torch.device) -> tuple[Callable[[Tile], T
         steps = pack_scale_zero(scale, torch.full_like(scale, 8).to(torch.uint8), in_features=k, group_size=BLOCK)
         group = BLOCK if k > BLOCK else 0
         four = (x, words.to(torch.int16), steps, None, group, torch.float16, False)
-        return lambda tile: int4_product(*four, tile), reference.w4a16_linear(*four)
+        return lambda tile: multiply_int4(*four, tile), reference.w4a16_linear(*four)
     k = padded_features(k)
     x, weight = (
         torch.randint(-127, 128, (size, k), generator=generator, device=device).to(torch.int8) for size in (rows, n)
@@ -121,7 +120,7 @@ def operands(problem: Problem, device: torch.device) -> tuple[Callable[[Tile], T
     x_scale, weight_scale = (torch.rand(size, generator=generator, device=device) for size in (rows, n))
     eight = (x, x_scale, weight, weight_scale, None)
     out = x.new_empty((rows, n), dtype=DTYPE)
-    return lambda tile: byte_product(*eight, out, tile), reference.int8_linear(*eight, False, DTYPE)
+    return lambda tile: multiply_bytes(*eight, out, tile), reference.int8_linear(*eight, False, DTYPE)
 
 
 def attempt(run: Callable[[Tile], Tensor], exact: Tensor, tile: Tile, timer: Timer) -> Attempt:

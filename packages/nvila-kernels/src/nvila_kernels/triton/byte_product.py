@@ -13,13 +13,16 @@ K is a multiple of ``BLOCK_K`` here: weights and activations are stored padded w
 """
 # ruff: noqa: N803, SIM108 - constants of a kernel are in capitals; a constexpr branch is a statement
 # pyright: basic, reportArgumentType=false, reportAssignmentType=false, reportRedeclaration=false
-# pyright: reportIndexIssue=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
-# The body of a kernel is triton's language, whose functions carry no usable types.
+# pyright: reportIndexIssue=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# The body of a kernel is triton's language, whose functions carry no usable types; a launch, kernel[grid](...), takes
+# options that are no arguments of the function.
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from nvila_kernels.triton.rounding import gelu_tanh, nearest_int8
+from nvila_kernels.triton.tiles import Tile, assembly
 
 
 @triton.jit
@@ -135,3 +138,32 @@ def byte_product(
             weight_at += BLOCK_K
     finish(total, m, n, x_scale, weight_scale, bias, out, out_scale, M, N, stride_out,
            PER_TOKEN, PER_CHANNEL, BIAS, GELU, REQUANTIZE, ASM)  # fmt: skip
+
+
+def multiply_bytes(
+    x: Tensor,
+    x_scale: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    tile: Tile,
+    *,
+    gelu: bool = False,
+    out_scale: Tensor | None = None,
+) -> Tensor:
+    """Fill ``out`` with the scaled product of two 8-bit matrices."""
+    if out.numel() == 0:
+        return out
+    # Tiles are multiples of 128 wide, so that those over the columns cover a requantized result's padding as well.
+    grid = (triton.cdiv(x.shape[0], tile.block_m) * triton.cdiv(weight.shape[0], tile.block_n),)
+    byte_product[grid](
+        x, weight, x_scale, weight_scale, x_scale if bias is None else bias, out,
+        x_scale if out_scale is None else out_scale, x.shape[0], weight.shape[0], x.shape[1], out.shape[1],
+        PER_TOKEN=x_scale.numel() > 1 or x.shape[0] == 1,
+        PER_CHANNEL=weight_scale.numel() > 1 or weight.shape[0] == 1,
+        BIAS=bias is not None, GELU=gelu, REQUANTIZE=out_scale is not None, ASM=assembly(), HALVES=tile.halves,
+        BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GROUP_M=8,
+        **tile.options(fusion=False, nvidia=assembly()),
+    )  # fmt: skip
+    return out

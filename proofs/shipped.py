@@ -1,4 +1,4 @@
-"""Every kernel that this package launches, as the compiler sees it, from the tables of ``triton.configurations``.
+"""Every kernel that this package launches, as the compiler sees it, from the tables of ``nvila_kernels.triton.tiles``.
 
 Those of ``AMD`` hold no inline assembly.
 """
@@ -11,11 +11,10 @@ from typing import Any, Literal
 
 import torch
 import triton.language as tl
-
 from nvila_kernels.quantization import FP8_MAX, FP8_SMALLEST_SCALE, padded_features
-from nvila_kernels.triton import fp8, rows, w4a16
-from nvila_kernels.triton.compiled.ahead import Launch
-from nvila_kernels.triton.configurations import (
+from nvila_kernels.triton import fp8, w4a16, w8a8
+from nvila_kernels.triton.byte_product import byte_product
+from nvila_kernels.triton.tiles import (
     AMD,
     ARCHITECTURES,
     DECODE_ROWS,
@@ -26,7 +25,8 @@ from nvila_kernels.triton.configurations import (
     Tile,
     row_options,
 )
-from nvila_kernels.triton.product import byte_product
+
+from proofs.ahead import Launch
 
 FLOATS = {"fp16": tl.float16, "bf16": tl.bfloat16}
 FLOAT8 = (("e4m3", "*fp8e4nv", FP8_MAX[torch.float8_e4m3fn]), ("e5m2", "*fp8e5", FP8_MAX[torch.float8_e5m2]))
@@ -155,10 +155,10 @@ def row_launches(features: int, *, assembly: bool) -> Iterator[tuple[str, str, d
     block = 1 << (padded_features(features) - 1).bit_length()
     types = {"x": "*fp16", "codes": "*i8", "scale": "*fp32", "K": "i32"}
     constants = {"PADDED": padded_features(features), "ASM": assembly, "BLOCK": block}
-    yield "quantize_rows", "int8", types, rows.quantize_rows, constants | {"GELU": False}
-    yield "gelu_quantize", "int8", types, rows.quantize_rows, constants | {"GELU": True}
+    yield "quantize_rows", "int8", types, w8a8.quantize_rows_kernel, constants | {"GELU": False}
+    yield "gelu_quantize", "int8", types, w8a8.quantize_rows_kernel, constants | {"GELU": True}
     norm = types | {"weight": "*fp16", "bias": "*fp16", "epsilon": "fp32"}
-    yield "layer_norm_quantize", "int8", norm, rows.layer_norm_quantize, constants
+    yield "layer_norm_quantize", "int8", norm, w8a8.layer_norm_quantize_kernel, constants
     for dtype, kind, limit in FLOAT8:
         cast = {"LIMIT": limit, "SMALLEST": FP8_SMALLEST_SCALE, "BLOCK": block}
         yield "cast_rows", dtype, types | {"codes": kind, "x": "*bf16"}, fp8.cast_rows, cast
@@ -187,7 +187,13 @@ def flat_launches(*, assembly: bool) -> Iterator[tuple[str, str, dict[str, str],
     """The kernels that take a tensor in blocks of any shape, in the form of ``row_launches``."""
     counts = {"M": "i32", "K": "i32"}
     static = {"x": "*fp16", "scale": "*fp32", "codes": "*i8"} | counts
-    yield "quantize_static", "int8", static, rows.quantize_static, {"PADDED": 4352, "ASM": assembly, "BLOCK": 1024}
+    yield (
+        "quantize_static",
+        "int8",
+        static,
+        w8a8.quantize_static_kernel,
+        {"PADDED": 4352, "ASM": assembly, "BLOCK": 1024},
+    )
     sums = {"workspace": "*fp32", "bias": "*fp16", "out": "*fp16", "M": "i32", "N": "i32"}
     yield "sum_splits", "fp16", sums, w4a16.sum_splits, {"BIAS": True, "SPLIT": 4, "BLOCK": 1024}
     yield "amax", "bf16", {"x": "*bf16", "largest": "*fp32", "COUNT": "i32"}, fp8.block_amax, {"BLOCK": 4096}

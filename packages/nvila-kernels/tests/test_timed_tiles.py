@@ -13,10 +13,19 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed on this platform", allow_module_level=True)
 
 from nvila_kernels.cpu.folder import FOLDER
-from nvila_kernels.triton import tune, tuned
-from nvila_kernels.triton.configurations import ARCHITECTURES, INT4, MANY, SHARED_LIMIT, Tile, tile_of
-from nvila_kernels.triton.tune import Attempt, candidates, fastest, problems, shared_bytes
-from nvila_kernels.triton.tuned import TABLES, Problem, Timed, problem_of, read, tile_for, tiles_file, write
+from nvila_kernels.triton import timed_tiles, timing
+from nvila_kernels.triton.tiles import ARCHITECTURES, INT4, MANY, SHARED_LIMIT, Tile, tile_of
+from nvila_kernels.triton.timed_tiles import (
+    TABLES,
+    Problem,
+    Timed,
+    problem_of,
+    read_tiles,
+    tile_for,
+    tiles_file,
+    write_tiles,
+)
+from nvila_kernels.triton.timing import Attempt, candidates, fastest, problems, shared_bytes
 
 GPU = torch.device("cuda", 0)
 TILE = Tile(block_m=8, block_n=64, warps=4, stages=5, split=8)
@@ -28,18 +37,18 @@ ENTRY = Timed(tile=TILE, seconds=1e-5, table_seconds=2e-5)
 def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A card of compute capability 8.9, and a cache folder of its own."""
     monkeypatch.setenv(FOLDER, str(tmp_path))
-    for module in (tune, tuned):
+    for module in (timing, timed_tiles):
         monkeypatch.setattr(module, "architecture", lambda device: 89)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Stand-in")
-    tuned.timed_here.cache_clear()
-    tuned.tile_of_bucket.cache_clear()
+    timed_tiles.timed_here.cache_clear()
+    timed_tiles.tile_of_bucket.cache_clear()
 
 
 def test_launches_read_what_was_written() -> None:
     table = tile_for("w4a16", GPU, 3, 1536, 8960)
     assert table == INT4[89][8]
-    write(tiles_file(), {tuned.card(GPU): {str(DECODE): ENTRY}})
-    assert read(tiles_file()) == {tuned.card(GPU): {str(DECODE): ENTRY}}
+    write_tiles(tiles_file(), {timed_tiles.card(GPU): {str(DECODE): ENTRY}})
+    assert read_tiles(tiles_file()) == {timed_tiles.card(GPU): {str(DECODE): ENTRY}}
     assert tile_for("w4a16", GPU, 3, 1536, 8960) == TILE
     assert tile_for("w4a16", GPU, 3, 1500, 8960) == TILE  # padded to whole blocks of 128
     assert tile_for("w4a16", GPU, 9, 1536, 8960) == INT4[89][16]
@@ -52,15 +61,15 @@ def test_launches_read_what_was_written() -> None:
     "other", ["Another, sm_89, triton {}", "Stand-in, sm_80, triton {}", "Stand-in, sm_89, triton 0.1"]
 )
 def test_entries_of_another_card_or_triton_are_kept_and_not_used(other: str) -> None:
-    cards = {other.format(tuned.version("triton")): {str(DECODE): ENTRY}}
-    write(tiles_file(), cards)
+    cards = {other.format(timed_tiles.version("triton")): {str(DECODE): ENTRY}}
+    write_tiles(tiles_file(), cards)
     assert tile_for("w4a16", GPU, 3, 1536, 8960) == INT4[89][8]
-    assert read(tiles_file()) == cards
+    assert read_tiles(tiles_file()) == cards
 
 
 def entry(**changes: Any) -> str:
     """A file with one entry, some numbers of its tile changed."""
-    write(tiles_file(), {"card": {str(DECODE): ENTRY}})
+    write_tiles(tiles_file(), {"card": {str(DECODE): ENTRY}})
     held = json.loads(tiles_file().read_text())
     held["cards"]["card"][str(DECODE)]["tile"].update(changes)
     return json.dumps(held)
@@ -85,9 +94,9 @@ def entry(**changes: Any) -> str:
 )
 def test_a_foreign_or_broken_file_is_refused(make: Any, reason: str, caplog: pytest.LogCaptureFixture) -> None:
     tiles_file().write_text(make())
-    tuned.timed_here.cache_clear()
+    timed_tiles.timed_here.cache_clear()
     with pytest.raises(ValueError, match="is no table of timed tiles") as refusal:
-        read(tiles_file())
+        read_tiles(tiles_file())
     assert reason in str(refusal.value)
     with caplog.at_level(logging.WARNING):
         assert tile_for("w4a16", GPU, 3, 1536, 8960) == INT4[89][8]
@@ -103,14 +112,14 @@ def test_a_problem_is_written_as_it_is_read(problem: Problem) -> None:
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_candidates_fit_and_begin_with_the_table(arch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tune, "architecture", lambda device: arch)
+    monkeypatch.setattr(timing, "architecture", lambda device: arch)
     for problem in problems([("w4a16", 1536, 8960), ("w8a8", 4304, 1152), ("w4a16", 1536, 8960)], GPU):
         found = candidates(problem, arch)
         assert found[0] == tile_of(TABLES[problem.kernel], arch, problem.most)
         assert 8 <= len(found) == len(set(found)) <= 64
         for tile in found:
             assert shared_bytes(problem, tile) <= SHARED_LIMIT[arch]
-            tuned.check(problem, tile)
+            timed_tiles.check(problem, tile)
 
 
 def test_problems_are_every_bucket_of_every_layer_once() -> None:

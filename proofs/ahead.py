@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import triton
+from nvila_kernels.backends import interpreted
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-
-from nvila_kernels.backends import interpreted
 
 ALIGNMENT = 16
 """Bytes to which torch aligns memory, and the divisor that a launch looks for in integers."""

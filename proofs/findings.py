@@ -11,10 +11,11 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nvila_kernels.triton.compiled.ahead import compile_ahead, nvidia
-from nvila_kernels.triton.compiled.cubin import Cubin, macs, read_cubin
-from nvila_kernels.triton.compiled.shipped import Shipped
-from nvila_kernels.triton.configurations import SHARED_LIMIT
+from nvila_kernels.triton.tiles import SHARED_LIMIT
+
+from proofs.ahead import compile_ahead, nvidia
+from proofs.cubin import Cubin, macs, read_cubin
+from proofs.shipped import Shipped
 
 CONVERSIONS = ("I2F", "I2FP", "I2F2", "I2HFP")
 WAITING_LOADS = ("LDG", "LD")
