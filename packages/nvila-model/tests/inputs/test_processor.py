@@ -284,7 +284,7 @@ def test_a_template_that_loses_media_is_refused(tokenizer_folder: Path) -> None:
     ("messages", "problem"),
     [
         ([], "no messages: pass a list of"),
-        ("Hi", "no messages: pass a list of"),
+        (b"Hi", "no messages: pass a list of"),
         ([[]], "a conversation is a list of messages, not list"),
         (["Hi"], "a conversation is a list of messages, not str 'Hi'"),
         ([{"role": "user"}], r"a message is \{'role': ..., 'content': ...\}, not \{'role': ...\}"),

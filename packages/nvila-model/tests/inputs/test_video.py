@@ -1,17 +1,21 @@
 """Sampling rules by hand, and every frame of clips that show their own numbers."""
 
 import io
+import struct
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import av
+import av.filter
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nvila_model.inputs.files.display_matrix import upright
+from nvila_model.inputs.files.video_file import VideoFile
 from nvila_model.inputs.frame_sampling import at_rate, cut_at_rate, spread
 from nvila_model.inputs.media import Image, MediaError, MediaWarning, Video
-from nvila_model.inputs.video_file import VideoFile, to_image
 from PIL import Image as PILImage
 
 RATE = 10
@@ -126,11 +130,48 @@ def test_sound_that_outlasts_the_pictures_is_no_damage() -> None:
     assert len(Video(clip("matroska", "mpeg4", frames=4, sound=True)).load(num_frames=4).frames) == 4
 
 
-@pytest.mark.parametrize("turn", [90, -90, 180, 0])
-def test_a_turned_frame_is_set_upright(turn: int) -> None:
-    upright = PILImage.fromarray(numbered(13))
-    stored = SimpleNamespace(to_image=lambda: upright.rotate(-turn, expand=True), rotation=turn)
-    assert to_image(stored).tobytes() == upright.tobytes()  # pyright: ignore[reportArgumentType]
+# FFmpeg's display matrices of the eight orientations, and the filters that its own program turns such a film by.
+ORIENTATIONS = {
+    (1, 0, 0, 1): "null",
+    (-1, 0, 0, 1): "hflip",
+    (1, 0, 0, -1): "vflip",
+    (-1, 0, 0, -1): "hflip,vflip",
+    (0, 1, -1, 0): "transpose=clock",
+    (0, -1, 1, 0): "transpose=cclock",
+    (0, 1, 1, 0): "transpose=cclock_flip",
+    (0, -1, -1, 0): "transpose=clock_flip",
+}
+
+
+def filtered(picture: PILImage.Image, filters: str) -> PILImage.Image:
+    graph = av.filter.Graph()
+    frame = av.VideoFrame.from_image(picture)
+    nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1))]
+    for name, _, argument in (part.partition("=") for part in filters.split(",")):
+        nodes.append(graph.add(name, argument))
+    nodes.append(graph.add("buffersink"))
+    for one, other in pairwise(nodes):
+        one.link_to(other)
+    graph.configure()
+    graph.push(frame)
+    return graph.pull().to_image()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(("matrix", "filters"), ORIENTATIONS.items(), ids=ORIENTATIONS.values())
+def test_a_turned_frame_is_shown_as_ffmpeg_shows_it(matrix: tuple[int, int, int, int], filters: str) -> None:
+    a, b, c, d = (value * 65536 for value in matrix)
+    stored = PILImage.fromarray(np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8))
+    shown = upright(stored, struct.pack("=9i", a, b, 0, c, d, 0, 0, 0, 1 << 30))
+    assert shown.size == filtered(stored, filters).size
+    assert shown.tobytes() == filtered(stored, filters).tobytes()
+
+
+def test_a_matrix_that_turns_nothing_leaves_the_frame() -> None:
+    stored = PILImage.fromarray(numbered(13))
+    for matrix in (None, b"", b"short", struct.pack("=9i", *[0] * 9)):
+        assert upright(stored, matrix) is stored
+    slanted = upright(stored, struct.pack("=9i", 46341, 46341, 0, -46341, 46341, 0, 0, 0, 1 << 30))
+    assert slanted.size == stored.size  # as FFmpeg's rotate filter, within the frame
 
 
 # Pictures instead of a file
@@ -240,7 +281,7 @@ def sound() -> bytes:
     ("name", "content", "message"),
     [
         ("empty.mp4", b"", r"empty.mp4 is empty \(0 bytes\): pass a video file"),
-        ("sound.wav", sound(), "sound.wav has no video stream"),
+        ("sound.wav", sound(), "sound.wav is sound: it has no video stream"),
         ("text.mp4", b"words, words\n" * 99, "text.mp4 is not a video or is cut short"),
         ("text.txt", b"words, words\n" * 99, "text.txt is (text, )?not a video"),
     ],

@@ -4,6 +4,8 @@ Alpha is dropped, as the reference does, not blended over a colour. Sixteen-bit 
 own ``convert`` would cut everything above 255 to white.
 """
 
+import threading
+import warnings
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,6 +32,9 @@ ORIENTATIONS = {
 }
 """EXIF orientation to the turn that undoes it; 1 and unknown values turn nothing."""
 
+# catch_warnings changes the process's filters: one thread at a time.
+_READING = threading.Lock()
+
 BAND_ROWS = 64
 """Rows that ``to_array`` copies at a time: few enough that a photo's stay in the second-level cache, enough that the
 calls do not count."""
@@ -51,11 +56,26 @@ def to_pillow(image: AnyImage, *, exif: bool) -> Image.Image:
     check_size(*image.size)
     try:
         image.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # decoders raise nearly every type there is
         raise ImageError(f"the image cannot be decoded: {error}; save it again or leave it out") from error
-    if exif and (turn := ORIENTATIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))) is not None:
+    if exif and (turn := ORIENTATIONS.get(orientation_of(image))) is not None:
         image = image.transpose(turn)
     return _convert(image)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation of an image; 1, upright, where there is none or it cannot be read.
+
+    Cameras, editors and messengers write EXIF that is cut, nested wrongly or no EXIF at all. The pixels are sound
+    all the same.
+    """
+    with _READING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        except Exception:  # SyntaxError, struct.error, ValueError, TypeError, KeyError, RecursionError ...
+            return 1
+    return value if isinstance(value, int) else 1
 
 
 def to_array(image: AnyImage, *, exif: bool) -> Pixels:

@@ -100,6 +100,19 @@ AllowTruncated = Annotated[
     bool,
     typer.Option("--allow-truncated", help="Use what can be read of a video that is cut short.", rich_help_panel=MEDIA),
 ]
+AllowPrivate = Annotated[
+    bool,
+    typer.Option(
+        "--allow-private", help="Read from addresses of this machine and private networks.", rich_help_panel=MEDIA
+    ),
+]
+LimitWords = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit", metavar="NAME=VALUE", help="What one input may cost (pixels=..., see docs); may be repeated.",
+        rich_help_panel=MEDIA,
+    ),
+]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -203,6 +216,14 @@ def available(name: str) -> torch.device:
         reason = str(error).strip().partition("\n")[0]
         raise CommandError(f"device {name!r} cannot be used ({reason}): use --device cpu") from None
     return device
+
+
+def apply_limits(words: list[str] | None) -> None:
+    """Set limits on media for the rest of this command. Raises: LimitError."""
+    if words:
+        from nvila_model.inputs.limits import Limits, current_limits, set_limits
+
+        set_limits(Limits.from_words(words, base=current_limits()))
 
 
 def sampling(**options: Any) -> Sampling:

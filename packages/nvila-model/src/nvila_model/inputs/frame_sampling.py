@@ -6,6 +6,7 @@ the end of a long video is seen too. ``cut_at_rate`` is the reference's rule for
 for parity: it stops at the limit, and a rate above the video's own repeats frames.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 
@@ -13,6 +14,8 @@ import numpy as np
 
 # Two time stamps closer than this are the same instant: containers round to their time base.
 SAME_INSTANT = 1e-4
+
+_MANY = 64
 
 
 def spread(count: int, num_frames: int) -> list[int]:
@@ -36,9 +39,16 @@ def at_rate(times: Sequence[float], *, fps: float, num_frames: int) -> list[int]
     if fps <= 0:
         raise ValueError(f"fps is {fps}, not above 0: leave it out to spread num_frames over the video")
     start, end = times[0], times[-1]
-    instants = start + np.arange(int((end - start) * fps + SAME_INSTANT) + 1) / fps
-    chosen = [bisect_right(times, instant + SAME_INSTANT) - 1 for instant in instants]
-    chosen = list(dict.fromkeys(chosen))
+    count = int((end - start) * fps + SAME_INSTANT) + 1
+    if count > _MANY * len(times):
+        # More instants than frames by far: ask of each frame whether an instant falls on it.
+        since = np.asarray(times) - start - SAME_INSTANT
+        first = np.maximum(np.ceil(since * fps), 0)
+        shown = np.append(first[1:], np.inf) > first
+        chosen = [int(index) for index in np.flatnonzero(shown & (first < count))]
+    else:
+        instants = start + np.arange(count) / fps
+        chosen = list(dict.fromkeys(bisect_right(times, instant + SAME_INSTANT) - 1 for instant in instants))
     return chosen if len(chosen) <= num_frames else spread(len(times), num_frames)
 
 
@@ -51,7 +61,8 @@ def cut_at_rate(count: int, *, rate: float, fps: float, num_frames: int) -> list
     _check(count, num_frames)
     if rate <= 0:
         return []
-    times = np.arange(0, count / rate, 1.0 / fps)[:num_frames]
+    step = 1.0 / fps
+    times = np.arange(min(num_frames, math.ceil(count / rate / step))) * step
     return [int(time * rate) for time in times]
 
 

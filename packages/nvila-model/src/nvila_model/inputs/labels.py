@@ -14,13 +14,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nvila_model.inputs.template import TemplateError
-from nvila_model.inputs.tokenizer import SENTINEL_TOKEN, Tokenizer
+from nvila_model.inputs.tokenizer import (
+    ANSWER_MARK,
+    MEDIA_TOKENS,
+    SENTINEL_TOKEN,
+    TEXT_MARK,
+    Tokenizer,
+    clean_text,
+)
 
 #: The label of a token that is not learnt.
 IGNORE = -100
-
-# A code point that no text may hold; never encoded.
-_MARK = "\ufdd0"
 
 TextMessage = Mapping[str, str]
 
@@ -48,26 +52,26 @@ def label_answers(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str | No
 
     Raises: TemplateError if the template rewrites answers, so that they cannot be found in its text.
     """
-    messages = _stripped(messages)
+    messages = _stripped(tokenizer, messages)
     answers = [message["content"] for message in messages if message["role"] == "assistant"]
     text = tokenizer.template.render(messages)
-    between = tokenizer.template.render(_with_answers(messages, _MARK)).split(_MARK)
+    between = tokenizer.template.render(_with_answers(messages, ANSWER_MARK)).split(ANSWER_MARK)
     if len(between) != len(answers) + 1 or _interleave(between, answers) != text:
         raise TemplateError("the chat template rewrites answers: labels cannot be told from its text")
 
     input_ids: list[int] = []
     labels: list[int] = []
     for index, piece in enumerate(between):
-        ids = tokenizer.encode(piece)
+        ids = tokenizer.encode_marked(piece)
         # The first token after an answer ends its turn.
         learnt = ids[:1] if index > 0 else []
         input_ids += ids
         labels += learnt + [IGNORE] * (len(ids) - len(learnt))
         if index < len(answers):
-            answer = tokenizer.encode(answers[index])
+            answer = tokenizer.encode_marked(answers[index])
             input_ids += answer
             labels += answer
-    return LabelledText(text=text, input_ids=tuple(input_ids), labels=tuple(labels))
+    return LabelledText(text=text.replace(TEXT_MARK, ""), input_ids=tuple(input_ids), labels=tuple(labels))
 
 
 def match_greedily(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str | None]]) -> LabelledText:
@@ -76,10 +80,10 @@ def match_greedily(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str | N
 
     Source: golden ``cases/*/labels.json``.
     """
-    messages = _stripped(messages)
+    messages = _stripped(tokenizer, messages)
     text = tokenizer.template.render(messages)
-    input_ids = tokenizer.encode(text)
-    marked = tokenizer.encode(tokenizer.template.render(_with_answers(messages, SENTINEL_TOKEN)))
+    input_ids = tokenizer.encode_marked(text)
+    marked = tokenizer.encode_marked(tokenizer.template.render(_with_answers(messages, SENTINEL_TOKEN)))
     for before in (0, 1):
         template = _without_answers(marked, tokenizer.sentinel_id, before=before)
         labels, matched = _match(input_ids, template)
@@ -87,7 +91,7 @@ def match_greedily(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str | N
             break
     else:
         labels = [IGNORE] * len(input_ids)
-    return LabelledText(text=text, input_ids=tuple(input_ids), labels=tuple(labels))
+    return LabelledText(text=text.replace(TEXT_MARK, ""), input_ids=tuple(input_ids), labels=tuple(labels))
 
 
 def _without_answers(marked: Sequence[int], sentinel: int, *, before: int) -> list[int]:
@@ -111,10 +115,10 @@ def _match(input_ids: Sequence[int], template: Sequence[int]) -> tuple[list[int]
     return labels, matched
 
 
-def _stripped(messages: Sequence[Mapping[str, str | None]]) -> list[TextMessage]:
-    """The messages that say something, each without blanks around it, as templates get them."""
+def _stripped(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str | None]]) -> list[TextMessage]:
+    """The messages that say something, each without blanks around it and its special tokens as text."""
     return [
-        {"role": message["role"] or "", "content": content.strip()}
+        {"role": message["role"] or "", "content": _as_text(tokenizer, content.strip())}
         for message in messages
         if (content := message["content"]) is not None
     ]
@@ -128,3 +132,8 @@ def _with_answers(messages: Sequence[TextMessage], answer: str) -> list[TextMess
 
 def _interleave(between: Sequence[str], answers: Sequence[str]) -> str:
     return "".join(piece + answer for piece, answer in zip(between, [*answers, ""], strict=True))
+
+
+def _as_text(tokenizer: Tokenizer, text: str) -> str:
+    whole = TEXT_MARK.join(clean_text(piece) for piece in text.split(TEXT_MARK))  # a caller may have marked it
+    return tokenizer.as_text(whole, keep=MEDIA_TOKENS)

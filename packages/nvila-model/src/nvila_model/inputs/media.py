@@ -1,12 +1,14 @@
 """Images and videos as parts of a message.
 
 ``Image`` and ``Video`` only name a source; nothing is opened before they are loaded. A video is an encoded
-file, a folder of frames, a list of images or an array. Whichever it is, frames come out one at a time
-(``sample``), so that a long video never lies in memory unpacked; ``load`` collects them. A frame that does
-not decode is named, never dropped in silence, and never counted.
+file, an animation, a folder of frames, a list of images or an array. Whichever it is, frames come out one at a
+time (``sample``), so that a long video never lies in memory unpacked; ``load`` collects them. A frame that does
+not decode is named, never dropped in silence, and never counted. What a source may cost stands in ``Limits``.
 """
 
+import math
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,17 +18,21 @@ from typing import Any
 import numpy as np
 from PIL import Image as PILImage
 
+from nvila_model.inputs.errors import MediaError, MediaWarning, as_media_error, reason, shown
+from nvila_model.inputs.files.animation import Animation
+from nvila_model.inputs.files.image_file import check_size, decoded, image_from_array, open_image
+from nvila_model.inputs.files.kind import HEAD, kind_of
+from nvila_model.inputs.files.video_file import VideoFile
 from nvila_model.inputs.frame_sampling import at_rate, cut_at_rate, spread
+from nvila_model.inputs.limits import current_limits
 from nvila_model.inputs.sources import (
-    MediaError,
-    MediaWarning,
-    decoded,
-    image_from_array,
+    byte_limit,
     is_address,
-    open_image,
+    is_folder,
+    open_file,
     read_source,
+    source_name,
 )
-from nvila_model.inputs.video_file import VideoFile
 
 __all__ = ["Image", "MediaError", "MediaWarning", "SampledFrame", "Video", "VideoFrames"]
 
@@ -36,19 +42,30 @@ class Image:
     """One image of a message.
 
     Args:
-        source: a path, an http(s) address, the bytes of a file, a PIL image, or a numpy array
-            ``[h, w, 3]``, ``[h, w, 4]`` or ``[h, w]`` of uint8.
+        source: a path, an http(s) address, a data URI, the bytes of a file, a PIL image, a numpy array
+            ``[h, w, 3]``, ``[h, w, 4]`` or ``[h, w]``, or a torch tensor ``[1|3|4, h, w]``, both of uint8.
+        allow_private: read from addresses of this machine and of private networks too.
     """
 
     source: Any
+    allow_private: bool = False
 
     def load(self) -> PILImage.Image:
-        """The decoded image, in its own mode and not rotated. Raises MediaError."""
-        if isinstance(self.source, PILImage.Image):
-            return decoded(self.source, "the image")
-        if isinstance(self.source, np.ndarray):
-            return image_from_array(self.source)
-        return open_image(*read_source(self.source, kind="image"))
+        """The decoded image, in its own mode and not rotated; of an animation the first frame.
+
+        Warns: MediaWarning if the file holds further frames or pages.
+        Raises: MediaError.
+        """
+        source = self.source
+        if isinstance(source, PILImage.Image):
+            check_size(*source.size, "the image")
+            return decoded(source, "the image")
+        if _is_tensor(source):
+            return image_from_array(_planes_last(source, dims=3, what="an image tensor", shape="[1|3|4, h, w]"))
+        if isinstance(source, np.ndarray):
+            return image_from_array(source)
+        data, name = read_source(source, kind="image", allow_private=self.allow_private)
+        return open_image(data, name, hide_content=is_address(source))
 
 
 @dataclass(frozen=True)
@@ -80,25 +97,24 @@ class Video:
     """One video of a message.
 
     Args:
-        source: a path or http(s) address of a video, its bytes, a folder of frames (in natural order of
-            their names), a list of images (anything that ``Image`` takes), or a numpy array
-            ``[frames, h, w, 3]`` of uint8.
+        source: a path, http(s) address or data URI of a video or an animation (GIF, APNG, WebP, AVIF), its
+            bytes, a folder of frames (in natural order of their names), a list of images (anything that
+            ``Image`` takes), a numpy array ``[frames, h, w, 3]`` or a torch tensor ``[frames, 3, h, w]`` of uint8.
         num_frames: frames to take; None leaves it to the checkpoint.
         fps: frames to take a second, at most ``num_frames``; None leaves it to the checkpoint, 0 spreads
             ``num_frames`` over the whole video.
         allow_truncated: use what can be read of a file that is cut short.
+        allow_private: read from addresses of this machine and of private networks too.
     """
 
     source: Any
     num_frames: int | None = None
     fps: float | None = None
     allow_truncated: bool = False
+    allow_private: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_frames is not None and self.num_frames < 1:
-            raise MediaError(f"num_frames is {self.num_frames}: a video needs at least 1 frame")
-        if self.fps is not None and self.fps < 0:
-            raise MediaError(f"fps is {self.fps}: pass a rate above 0, or 0 to spread num_frames over the video")
+        _check_choice(self.num_frames, self.fps)
 
     def load(self, *, num_frames: int = 8, fps: float = 0.0, cut_at_limit: bool = False) -> VideoFrames:
         """All sampled frames at once; see ``sample``."""
@@ -131,6 +147,7 @@ class Video:
         """
         failed = [] if failed is None else failed
         num_frames = self.num_frames or num_frames
+        _check_choice(num_frames, fps)
         if self.has_clock:
             fps = fps if self.fps is None else self.fps
             frames = self._sample_file(num_frames, fps, cut_at_limit)
@@ -150,14 +167,15 @@ class Video:
     @property
     def name(self) -> str:
         """What messages call the video."""
-        return str(self.source) if isinstance(self.source, (str, Path)) else "the video"
+        named = isinstance(self.source, (str, Path))
+        return source_name(self.source, kind="video") if named else "the video"
 
     @property
     def has_clock(self) -> bool:
-        """Whether its frames appear at known seconds; only encoded videos say so."""
+        """Whether its frames appear at known seconds; only encoded videos and animations say so."""
         if isinstance(self.source, (bytes, bytearray, memoryview)) or is_address(self.source):
             return True
-        return isinstance(self.source, (str, Path)) and not Path(self.source).is_dir()
+        return isinstance(self.source, (str, Path)) and not is_folder(self.source)
 
     def _sample_file(
         self, num_frames: int, fps: float, cut_at_limit: bool
@@ -173,19 +191,35 @@ class Video:
                 for _ in range(chosen.count(index)):
                     yield index, video.times[index], image
 
-    def _open_file(self) -> VideoFile:
+    def _open_file(self) -> VideoFile | Animation:
         source = self.source
         if isinstance(source, (str, Path)) and not is_address(source):
-            path = Path(source)
-            if not path.is_file():
-                raise MediaError(f"no file at {path}")
-            if path.stat().st_size == 0:
-                raise MediaError(f"{path} is empty (0 bytes): pass a video file")
-            return VideoFile(path, str(path), allow_truncated=self.allow_truncated)
-        data, name = read_source(source, kind="video")
-        if not data:
+            name = source_name(source, kind="video")
+            file = open_file(source, kind="video")
+            try:
+                with as_media_error(f"cannot read {name}"):
+                    start = file.read(HEAD)
+                    self._refuse_empty(start, name)
+                    if kind_of(start) != "animation":
+                        return VideoFile(file, name, allow_truncated=self.allow_truncated)
+                    limit = byte_limit("image")
+                    data = start + file.read(limit + 1 - len(start))
+                    if len(data) > limit:
+                        raise MediaError(f"{name} has more than {limit} bytes (Limits.image_bytes): save it as MP4")
+            except BaseException:
+                file.close()
+                raise
+            file.close()
+        else:
+            data, name = read_source(source, kind="video", allow_private=self.allow_private)
+            self._refuse_empty(data, name)
+            if kind_of(data[:HEAD]) != "animation":
+                return VideoFile(data, name, allow_truncated=self.allow_truncated)
+        return Animation(data, name, allow_truncated=self.allow_truncated)
+
+    def _refuse_empty(self, start: bytes, name: str) -> None:
+        if not start:
             raise MediaError(f"{name} is empty (0 bytes): pass a video file")
-        return VideoFile(data, name, allow_truncated=self.allow_truncated)
 
     def _sample_pictures(self, num_frames: int) -> Iterator[tuple[int, float, PILImage.Image | None]]:
         pictures = self._pictures()
@@ -200,6 +234,8 @@ class Video:
 
     def _pictures(self) -> Sequence[Image]:
         source = self.source
+        if _is_tensor(source):
+            source = _planes_last(source, dims=4, what="a video tensor", shape="[frames, 1|3|4, h, w]")
         if isinstance(source, np.ndarray):
             if source.ndim != 4:
                 raise MediaError(f"a video array must be uint8 [frames, h, w, 3], not {list(source.shape)}")
@@ -232,10 +268,48 @@ class Video:
 
 def _frame_files(folder: Path) -> list[Path]:
     suffixes = PILImage.registered_extensions()
-    files = (path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file())
+    try:
+        files = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file()]
+    except FileNotFoundError:
+        raise MediaError(f"no file at {shown(folder)}") from None
+    except (OSError, ValueError) as error:
+        raise MediaError(f"cannot read the folder {shown(folder)}: {reason(error)}") from None
     return sorted((path for path in files if not path.name.startswith(".")), key=_natural)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
     """frame_2 before frame_10, unlike the reference's plain sort; equal where numbers are padded."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name) if part]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name) if part]
+
+
+def _check_choice(num_frames: Any, fps: Any) -> None:
+    """Refuse numbers of frames and rates that are none, or over a limit. Raises: MediaError."""
+    limits = current_limits()
+    if num_frames is not None:
+        if isinstance(num_frames, bool) or not isinstance(num_frames, (int, np.integer)):
+            raise MediaError(f"num_frames is {shown(repr(num_frames), 40)}: pass a whole number")
+        if num_frames < 1:
+            raise MediaError(f"num_frames is {num_frames}: a video needs at least 1 frame")
+        if num_frames > limits.frames:
+            raise MediaError(f"num_frames is {num_frames}, more than {limits.frames} (Limits.frames): take fewer")
+    if fps is not None:
+        if isinstance(fps, bool) or not isinstance(fps, (int, float, np.integer, np.floating)) or math.isnan(fps):
+            raise MediaError(f"fps is {shown(repr(fps), 40)}: pass a number")
+        if fps < 0:
+            raise MediaError(f"fps is {fps}: pass a rate above 0, or 0 to spread num_frames over the video")
+        if fps > limits.fps:
+            raise MediaError(f"fps is {fps}, more than {limits.fps:g} (Limits.fps): pass a lower rate")
+
+
+def _is_tensor(source: object) -> bool:
+    torch = sys.modules.get("torch")  # whoever passes a tensor has imported it
+    return torch is not None and isinstance(source, torch.Tensor)
+
+
+def _planes_last(tensor: Any, *, dims: int, what: str, shape: str) -> np.ndarray:
+    """A uint8 tensor with its channels moved to the end, grey ones without them. Raises: MediaError."""
+    torch = sys.modules["torch"]
+    if tensor.dtype != torch.uint8 or tensor.ndim != dims or tensor.shape[-3] not in (1, 3, 4):
+        raise MediaError(f"{what} must be uint8 {shape}, not {tensor.dtype} {list(tensor.shape)}")
+    array = tensor.detach().cpu().movedim(-3, -1).numpy()
+    return array[..., 0] if array.shape[-1] == 1 else array

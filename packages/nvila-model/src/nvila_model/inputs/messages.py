@@ -1,5 +1,6 @@
 """Messages as callers write them, read into turns of text, images and videos."""
 
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,8 +8,10 @@ from typing import Any, TypeAlias
 
 from PIL import Image as PILImage
 
+from nvila_model.inputs.errors import shown
 from nvila_model.inputs.media import Image, MediaWarning, Video
-from nvila_model.inputs.tokenizer import IMAGE_TOKEN, VIDEO_TOKEN
+from nvila_model.inputs.sources import is_file
+from nvila_model.inputs.tokenizer import IMAGE_TOKEN, VIDEO_TOKEN, clean_text
 
 #: ``{"role": ..., "content": ...}``; content is text, or a list of parts.
 Message: TypeAlias = Mapping[str, Any]
@@ -16,6 +19,8 @@ Conversation: TypeAlias = Sequence[Message]
 Part: TypeAlias = str | Image | Video
 
 ROLES = ("system", "user", "assistant", "tool")
+
+_MEDIA_NAME = re.compile(r"\S+\.(png|jpe?g|gif|webp|avif|bmp|tiff?|heic|mp4|m4v|mov|mkv|webm|avi|mpe?g|ts|m2ts)", re.I)
 
 
 class MessageError(ValueError):
@@ -31,8 +36,12 @@ class Turn:
 
 
 def read_batch(messages: Conversation | Sequence[Conversation]) -> list[list[Turn]]:
-    """One conversation, or a list of them, as rows of turns. Raises MessageError."""
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+    """One conversation, a list of them, or only what a user says, as rows of turns. Raises MessageError."""
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    elif isinstance(messages, Mapping):
+        messages = [messages]
+    if not isinstance(messages, Sequence) or not messages or isinstance(messages, (bytes, bytearray)):
         raise MessageError("no messages: pass a list of {'role': ..., 'content': ...}, or a list of such lists")
     if all(isinstance(message, Mapping) for message in messages):
         return [read_conversation(messages)]  # pyright: ignore[reportArgumentType]
@@ -52,6 +61,7 @@ def without_media_tokens(text: str) -> str:
     As in the reference, a text that held one also loses the blanks around it. Unlike there, removal goes
     on until none is left, since one removal can join the halves of another token.
     """
+    text = clean_text(text)
     found = [token for token in (IMAGE_TOKEN, VIDEO_TOKEN) if token in text]
     if not found:
         return text
@@ -66,12 +76,15 @@ def _read_turn(message: Message) -> Turn:
     if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
         raise MessageError(f"a message is {{'role': ..., 'content': ...}}, not {_named(message)}")
     if message["role"] not in ROLES:
-        raise MessageError(f"role {message['role']!r} is not one of {', '.join(ROLES)}")
+        raise MessageError(f"role {message['role']!r:.80} is not one of {', '.join(ROLES)}")
     content = message["content"]
     if isinstance(content, (str, Image, Video, PILImage.Image)):
         content = [content]
     if not isinstance(content, Sequence) or isinstance(content, (bytes, bytearray)):
         raise MessageError(f"content is text or a list of parts, not {_named(content)}")
+    for part in content:
+        if message["role"] == "user" and len(content) > 1 and isinstance(part, str):
+            _refuse_path(part)
     return Turn(role=message["role"], parts=tuple(_joined(_read_part(part) for part in content)))
 
 
@@ -85,13 +98,36 @@ def _read_part(part: Any) -> Part:
             return Image(part)
         case {"type": "text", "text": str(text)}:
             return without_media_tokens(text)
-        case {"type": "image", "image": image}:
-            return image if isinstance(image, Image) else Image(image)
-        case {"type": "video", "video": video}:
-            return video if isinstance(video, Video) else Video(video)
+        case {"type": "image" | "image_url" | "video" | "video_url"}:
+            return _read_medium(part)
     raise MessageError(
         f"a part is text, an Image, a Video, or {{'type': 'text' | 'image' | 'video', ...}}, not {_named(part)}"
     )
+
+
+def _read_medium(part: Mapping[str, Any]) -> Image | Video:
+    """``{"type": "image", "image" | "url" | "path": source}``, OpenAI's ``image_url``; the same for videos."""
+    kind = part["type"].removesuffix("_url")
+    made = Image if kind == "image" else Video
+    given = [part[key] for key in (kind, f"{kind}_url", "url", "path") if part.get(key) is not None]
+    if len(given) == 1:
+        source = given[0]
+        if isinstance(source, Mapping):  # {"image_url": {"url": ..., "detail": ...}}
+            source = source.get("url")
+        if isinstance(source, (Image, Video)):
+            if isinstance(source, made):
+                return source
+        elif source is not None:
+            return made(source)
+    raise MessageError(f"a part of type {part['type']!r} needs one source, its {kind!r} or 'url', not {_named(part)}")
+
+
+def _refuse_path(text: str) -> None:
+    """Refuse a file's path among the parts: it would be read to the model as text. Raises: MessageError."""
+    if _MEDIA_NAME.fullmatch(text) and is_file(text):
+        raise MessageError(
+            f"{shown(text)!r} in the content is a file but would be read as text: pass Image(...) or Video(...) of it"
+        )
 
 
 def _joined(parts: Iterable[Part]) -> list[Part]:

@@ -21,7 +21,7 @@ from nvila_model.inputs.labels import label_answers, match_greedily
 from nvila_model.inputs.media import Image, MediaError, Video
 from nvila_model.inputs.messages import Conversation, MessageError, Turn, read_batch
 from nvila_model.inputs.model_inputs import MediaSlot, ModelInputs, TiledVideo
-from nvila_model.inputs.tokenizer import IMAGE_TOKEN, VIDEO_TOKEN, Tokenizer
+from nvila_model.inputs.tokenizer import IMAGE_TOKEN, TEXT_MARK, VIDEO_TOKEN, Tokenizer
 from nvila_model.parity import Parity
 
 __all__ = ["Conversation", "Processor", "VideoSettings"]
@@ -96,9 +96,10 @@ class Processor:
         """
         rows: list[_Row] = []
         for turns in read_batch(messages):
+            self._refuse_turns(turns, answer_follows=add_generation_prompt)
             texts, media = self._write(turns)
             text = self.tokenizer.template.render(texts, add_generation_prompt=add_generation_prompt)
-            rows.append(_Row(text, tuple(self.tokenizer.encode(text)), media))
+            rows.append(_Row(text.replace(TEXT_MARK, ""), tuple(self.tokenizer.encode_marked(text)), media))
         return self._collect(rows)
 
     def for_training(self, messages: Conversation | Sequence[Conversation]) -> ModelInputs:
@@ -106,6 +107,7 @@ class Processor:
         rows: list[_Row] = []
         label = match_greedily if self._parity.greedy_label_matching else label_answers
         for turns in read_batch(messages):
+            self._refuse_turns(turns, answer_follows=False)
             texts, media = self._write(turns)
             labelled = label(self.tokenizer, texts)
             rows.append(_Row(labelled.text, labelled.input_ids, media, labelled.labels))
@@ -136,6 +138,18 @@ class Processor:
             case untiled, _:
                 return untiled
 
+    def _refuse_turns(self, turns: Sequence[Turn], *, answer_follows: bool) -> None:
+        """Refuse turns that the model would be shown in a form that it never saw. Raises: MessageError."""
+        if any(turn.role == "tool" for turn in turns) and "tool" not in self.tokenizer.template.source:
+            raise MessageError(
+                "the chat template knows no role 'tool': put what the tool answered into a message of the user"
+            )
+        if answer_follows and turns[-1].role == "assistant":
+            raise MessageError(
+                "the last message is the assistant's, so there is nothing to answer: end with one of the user's, or "
+                "pass add_generation_prompt=False"
+            )
+
     def _write(self, turns: Sequence[Turn]) -> tuple[list[dict[str, str]], list[_Medium]]:
         """Each turn as text with media tokens in place, and the media in order."""
         parts = [part for turn in turns for part in turn.parts if not isinstance(part, str)]
@@ -145,7 +159,9 @@ class Processor:
             {
                 "role": turn.role,
                 "content": "".join(
-                    part if isinstance(part, str) else "".join(medium.text for medium in next(pieces))
+                    self.tokenizer.as_text(part)
+                    if isinstance(part, str)
+                    else "".join(medium.text for medium in next(pieces))
                     for part in turn.parts
                 ).strip(),
             }

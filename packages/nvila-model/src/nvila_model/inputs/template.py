@@ -1,20 +1,22 @@
 """Chat templates: a list of messages to one text, by jinja in a sandbox.
 
 A template comes with a checkpoint, that is, from a stranger: it runs in jinja's immutable sandbox and sees
-only the messages and the few functions that published templates expect.
+only the messages and the few functions that published templates expect. One that is not plain
+(``templates/plain.py``) runs in a process of its own, which is ended when it takes more time or memory than
+``Limits`` allow.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-import jinja2
 from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from nvila_model.inputs.errors import reason, shown
+from nvila_model.inputs.limits import current_limits
+from nvila_model.inputs.templates.child import ChildError, render_apart
+from nvila_model.inputs.templates.plain import is_plain
+from nvila_model.inputs.templates.sandbox import environment, render
 
 #: Qwen2's template as upstream writes it into checkpoints. Qwen2's own ends the sentence with a period; the
 #: models were trained on the text without it.
@@ -28,6 +30,9 @@ QWEN2 = (
 
 #: Templates that ``chat_template`` of a checkpoint's ``config.json`` may name.
 NAMED = {"qwen2": QWEN2}
+
+#: Letters of the longest template that is read; published ones have a few thousand.
+LONGEST = 1_000_000
 
 
 class TemplateError(ValueError):
@@ -45,12 +50,24 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str | None = None, *, variables: Mapping[str, Any] | None = None) -> None:
+        if source is not None and not isinstance(source, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TemplateError(f"the chat template is not valid jinja: it is a {type(source).__name__}, not text")
         self.source = NAMED.get(source, source) if source else QWEN2
         self.variables = dict(variables or {})
+        if len(self.source) > LONGEST:
+            raise TemplateError(f"the chat template has {len(self.source)} letters, more than {LONGEST}")
         try:
-            self._template = _environment().from_string(self.source)
-        except (jinja2.TemplateError, TypeError) as error:  # a template that is no text
-            raise TemplateError(f"the chat template is not valid jinja: {error}") from None
+            made = environment()
+            tree = made.parse(self.source)
+            for node in (*tree.find_all(nodes.Filter), *tree.find_all(nodes.Test)):
+                if node.name not in (made.filters if isinstance(node, nodes.Filter) else made.tests):
+                    raise TemplateError(f"the chat template is not valid jinja: it uses {shown(node.name, 40)!r}")
+            #: The compiled template where it may run here; None where it runs in a process of its own.
+            self._template = made.from_string(self.source) if is_plain(tree) else None
+        except TemplateError:
+            raise
+        except Exception as error:  # also what the compiler says to code that is nested too deeply
+            raise TemplateError(f"the chat template is not valid jinja: {reason(error)}") from None
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False) -> str:
         """The text of the messages; with ``add_generation_prompt`` it ends where an answer begins.
@@ -64,13 +81,21 @@ class ChatTemplate:
         if not messages:
             raise TemplateError("a conversation of 0 messages cannot be rendered: pass at least one")
         try:
-            return self._template.render(
-                messages=[dict(message) for message in messages],
+            if self._template is not None:
+                return render(self._template, messages, self.variables, add_generation_prompt=add_generation_prompt)
+            limits = current_limits()
+            return render_apart(
+                self.source,
+                messages,
+                self.variables,
                 add_generation_prompt=add_generation_prompt,
-                **self.variables,
+                seconds=limits.template_seconds,
+                memory=limits.template_bytes,
             )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
-            raise TemplateError(f"the chat template refused the conversation: {error}") from None
+        except ChildError as error:
+            raise TemplateError(f"the chat template {shown(error, 400)}") from None
+        except Exception as error:
+            raise TemplateError(f"the chat template refused the conversation: {reason(error)}") from None
 
     @cached_property
     def end_of_turn(self) -> str:
@@ -79,37 +104,3 @@ class ChatTemplate:
         question = {"role": "user", "content": "q"}
         text = self.render([question, {"role": "assistant", "content": mark}, question])
         return text.partition(mark)[2]
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    # trim and lstrip as published templates are written for them.
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
-
-
-class _GenerationTag(Extension):
-    """``{% generation %}`` marks answers in some published templates; here it only shows its body."""
-
-    tags = {"generation"}  # noqa: RUF012 - jinja declares it as a plain set
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
-    # jinja's own filter escapes HTML characters, which a model was never trained on.
-    return json.dumps(value, ensure_ascii=options.pop("ensure_ascii", False), indent=indent, **options)
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)

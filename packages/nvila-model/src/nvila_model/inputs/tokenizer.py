@@ -4,6 +4,7 @@ Ids of special and media tokens differ between checkpoints, so every one is read
 checkpoint saved before its media tokens were added gets them appended at load, in upstream's order.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +32,26 @@ VIDEO_TOKEN = "<vila/video>"
 #: In the order in which upstream appends those that a saved tokenizer lacks.
 MEDIA_TOKENS = (SENTINEL_TOKEN, IMAGE_TOKEN, VIDEO_TOKEN)
 
+#: Code points that mark places in a text on its way to ids; no text may hold them. The first stands for an answer
+#: (``labels``), the second breaks a special token that somebody typed.
+ANSWER_MARK, TEXT_MARK = "\ufdd0", "\ufdd1"
+
 _NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+def clean_text(text: str) -> str:
+    """A text of whole characters: halves of surrogate pairs and marks of ours become U+FFFD, as in UTF-8 decoders.
+
+    A byte of a terminal that is not UTF-8 reaches Python as such a half, and JSON may spell one; no tokenizer
+    takes it.
+    """
+    for mark in (ANSWER_MARK, TEXT_MARK):
+        text = text.replace(mark, "\ufffd")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 class Tokenizer:
@@ -98,7 +118,54 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; added tokens in it are recognised. Nothing is put before or after."""
-        return self._backend.encode(text, add_special_tokens=False).ids
+        return self._backend.encode(clean_text(text), add_special_tokens=False).ids
+
+    def as_text(self, text: str, *, keep: Sequence[str] = ()) -> str:
+        """Somebody's text, marked so that ``encode_marked`` takes no special token in it for one but ``keep``."""
+        return self._special.sub(
+            lambda found: found[0] if found[0] in keep else found[0][0] + TEXT_MARK + found[0][1:], text
+        )
+
+    def encode_marked(self, text: str) -> list[int]:
+        """Ids of a text in which special tokens are placed, and those that ``as_text`` marked stay text.
+
+        What stands between two placed tokens is encoded whole, with special tokens off; a text without marks
+        has the ids of ``encode``.
+        """
+        if TEXT_MARK not in text:
+            return self.encode(text)
+        ids: list[int] = []
+        end = 0
+        for found in self._special.finditer(text):
+            flags = self._special_flags[found[0]]
+            before = text[end : found.start()]
+            ids += self._encode_plain(before.rstrip() if flags.lstrip else before)
+            ids.append(self._require(found[0]))
+            end = found.end()
+            while flags.rstrip and text[end : end + 1].isspace():
+                end += 1
+        return ids + self._encode_plain(text[end:])
+
+    def _encode_plain(self, text: str) -> list[int]:
+        text = clean_text(text.replace(TEXT_MARK, ""))
+        return self._plain.encode(text, add_special_tokens=False).ids if text else []
+
+    @cached_property
+    def _plain(self) -> Backend:
+        """A copy that takes special tokens for text; few texts need it."""
+        plain = Backend.from_str(self._backend.to_str())
+        plain.encode_special_tokens = True
+        return plain
+
+    @cached_property
+    def _special_flags(self) -> dict[str, AddedToken]:
+        added = self._backend.get_added_tokens_decoder().values()
+        return {token.content: token for token in added if token.special and len(token.content) > 1}
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        longest_first = sorted(self._special_flags, key=len, reverse=True)
+        return re.compile("|".join(re.escape(token) for token in longest_first) or r"(?!)")
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """Text of ids. Bytes that are not yet a whole character come out as U+FFFD."""

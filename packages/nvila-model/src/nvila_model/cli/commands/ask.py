@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from nvila_model.cli import options
-from nvila_model.cli.ending import INTERRUPTED, CommandError, say
+from nvila_model.cli.ending import INTERRUPTED, say
 from nvila_model.cli.progress import Stopwatch
 
 NANO = "answered by nano, the small model that comes with nvila-model; --model takes another"
@@ -22,7 +20,7 @@ def ask(
         typer.Argument(
             metavar="[MEDIA]... QUESTION",
             help="Images and videos (files, patterns, folders of frames, http(s) addresses, - for standard input), "
-            "then the question.",
+            "then the question (- reads it from standard input).",
             show_default=False,
         ),
     ],
@@ -45,6 +43,8 @@ def ask(
     frames: options.Frames = None,
     fps: options.Fps = None,
     allow_truncated: options.AllowTruncated = False,
+    allow_private: options.AllowPrivate = False,
+    limit: options.LimitWords = None,
     max_tiles: options.MaxTiles = None,
     as_json: options.Json = False,
 ) -> None:
@@ -52,7 +52,7 @@ def ask(
 
     The answer goes to standard output as it grows, tokens and timings to standard error.
     """
-    media_words, question = split(words)
+    options.apply_limits(limit)
     source = options.Source(
         model=model, revision=revision, offline=offline, token=token,
         device=device, dtype=dtype, threads=threads, max_tiles=max_tiles, adapter=adapter,
@@ -60,9 +60,11 @@ def ask(
     )  # fmt: skip
     watch = Stopwatch()
     with watch.stage("read", "opening the media"):
-        from nvila_model.cli.media_arguments import VideoOptions, gather
+        from nvila_model.cli.media_arguments import VideoOptions, gather, split
 
-        media = gather(media_words, VideoOptions(frames=frames, fps=fps, allow_truncated=allow_truncated))
+        media_words, question = split(words)
+        video = VideoOptions(frames=frames, fps=fps, allow_truncated=allow_truncated, allow_private=allow_private)
+        media = gather(media_words, video)
     with watch.stage("load", "starting torch"):
         drawing = options.sampling(
             max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
@@ -81,13 +83,3 @@ def ask(
         say(told.summary)
     if told.finish == "interrupted":
         raise typer.Exit(INTERRUPTED)
-
-
-def split(words: Sequence[str]) -> tuple[Sequence[str], str]:
-    """The media and the question. Raises: CommandError if the question seems to have been left out."""
-    *media, question = words
-    if not question.strip():
-        raise CommandError("the question is empty: give it as the last argument")
-    if Path(question).exists():
-        raise CommandError(f"no question: the last argument, {question}, is a file; put the question after it")
-    return media, question

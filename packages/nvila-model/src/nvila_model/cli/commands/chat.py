@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,8 @@ def chat(
     frames: options.Frames = None,
     fps: options.Fps = None,
     allow_truncated: options.AllowTruncated = False,
+    allow_private: options.AllowPrivate = False,
+    limit: options.LimitWords = None,
     max_tiles: options.MaxTiles = None,
 ) -> None:
     """Talk about images and videos, one question a line, from a terminal or a pipe.
@@ -53,6 +56,7 @@ def chat(
     /image FILE and /video FILE add media to the next question, /reset forgets everything, /quit ends. On a pipe,
     answers go to standard output one after the other; a bad line is reported and makes the exit code 2.
     """
+    options.apply_limits(limit)
     source = options.Source(
         model=model, revision=revision, offline=offline, token=token,
         device=device, dtype=dtype, threads=threads, max_tiles=max_tiles, adapter=adapter,
@@ -62,7 +66,7 @@ def chat(
     with watch.stage("read", "opening the media"):
         from nvila_model.cli.media_arguments import VideoOptions, gather
 
-        video = VideoOptions(frames=frames, fps=fps, allow_truncated=allow_truncated)
+        video = VideoOptions(frames=frames, fps=fps, allow_truncated=allow_truncated, allow_private=allow_private)
         refuse_standard_input(words or [])
         media = gather(words or [], video)
     with watch.stage("load", "starting torch"):
@@ -142,6 +146,10 @@ class Talk:
 
 def typed() -> Iterator[str]:
     """Lines from the user that are not blank; with a prompt and line editing on a terminal."""
+    from nvila_model.cli.media_arguments import typed_text
+
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a byte that is not UTF-8 ends no chat
     if sys.stdin.isatty():
         import readline  # noqa: F401 - makes input() editable
 
@@ -149,7 +157,7 @@ def typed() -> Iterator[str]:
         lines = iter(prompted, None)
     else:
         lines = iter(sys.stdin)
-    for line in lines:
+    for line in map(typed_text, lines):
         if line.strip():
             yield line.strip()
 

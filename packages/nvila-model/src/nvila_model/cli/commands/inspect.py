@@ -31,6 +31,8 @@ def inspect(
     frames: options.Frames = None,
     fps: options.Fps = None,
     allow_truncated: options.AllowTruncated = False,
+    allow_private: options.AllowPrivate = False,
+    limit: options.LimitWords = None,
     max_tiles: options.MaxTiles = None,
     picture: Annotated[
         Path | None, typer.Option(help="Save a picture of the tiles over the image (.png, .jpg, ...).")
@@ -43,6 +45,7 @@ def inspect(
     """
     if picture is not None and not picture.parent.is_dir():
         raise CommandError(f"{picture} cannot be written: there is no folder {picture.parent}")
+    options.apply_limits(limit)
     source = options.Source(
         model=model, revision=revision, offline=offline, token=token,
         device=device, dtype=dtype, threads=threads, max_tiles=max_tiles,
@@ -50,7 +53,12 @@ def inspect(
     watch = Stopwatch()
     from nvila_model.cli.media_arguments import VideoOptions
 
-    report, sketch = look(word, source, VideoOptions(frames=frames, fps=fps, allow_truncated=allow_truncated), watch)
+    report, sketch = look(
+        word,
+        source,
+        VideoOptions(frames=frames, fps=fps, allow_truncated=allow_truncated, allow_private=allow_private),
+        watch,
+    )
     if picture is not None:
         sketch(picture)
     if as_json:

@@ -1,24 +1,32 @@
 """Any frame of an encoded video, by number, without decoding what lies between.
 
-The packets are read once without decoding: their time stamps, put in order, are the frames' numbers. A
-frame is then reached from the last key frame before it. The last frame that really decodes ends the video,
-however many the container announces; a file that stops well before its announced end is refused unless the
-caller wants what is there.
+The packets are read once without decoding (``packets.py``): their time stamps, put in order, are the frames'
+numbers. A frame is then reached from the last key frame before it. Where stamps are missing or lie, frames are
+counted from the start instead. The last frame that really decodes ends the video, however many the container
+announces; a file that stops well before its announced end is refused unless the caller wants what is there.
 """
 
 import io
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import TypeGuard
+from typing import BinaryIO, TypeGuard
 
 import av
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.sidedata.sidedata import Type as SideData
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 from PIL import Image as PILImage
 
-from nvila_model.inputs.sources import MediaError
+from nvila_model.inputs.errors import MediaError, as_media_error
+from nvila_model.inputs.files.container_end import reaches_end
+from nvila_model.inputs.files.display_matrix import upright
+from nvila_model.inputs.files.image_file import check_size
+from nvila_model.inputs.files.packets import Packets, read_packets
+from nvila_model.inputs.limits import current_limits
 
 # A playlist inside a file must not make FFmpeg open other files or addresses.
 _CLOSED = {"protocol_whitelist": "none"}
@@ -26,12 +34,15 @@ _CLOSED = {"protocol_whitelist": "none"}
 # FFmpeg draws text files as if on a terminal.
 _TEXT_CODECS = {"ansi", "bintext", "idf", "xbin"}
 
+#: Frames from the start whose stamps are compared with the order in which they come out of the decoder.
+_PROBED = 48
+
 
 class VideoFile:
-    """A video of a path or of bytes, opened for reading frames by number.
+    """A video of an open file or of bytes, for reading frames by number.
 
     Args:
-        source: a path, or the bytes of a file.
+        source: a path, an open file (closed with this), or the bytes of a file.
         name: what errors call it.
         allow_truncated: accept a file that ends before its container says.
 
@@ -39,16 +50,21 @@ class VideoFile:
         times: seconds from the first frame at which each readable frame appears.
         rate: frames a second on average.
 
-    Raises: MediaError if it cannot be read, holds no video, or is cut short.
+    Raises: MediaError if it cannot be read, holds no video, is over a limit, or is cut short.
     """
 
-    def __init__(self, source: Path | bytes, name: str, *, allow_truncated: bool = False) -> None:
+    def __init__(self, source: Path | BinaryIO | bytes, name: str, *, allow_truncated: bool = False) -> None:
         self.name = name
-        self._file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+        self._file: BinaryIO
+        if isinstance(source, Path):
+            self._file = source.open("rb")
+        else:
+            self._file = io.BytesIO(source) if isinstance(source, bytes) else source
         self._container: InputContainer | None = None
         try:
-            self._container = self._open()
-            self._read_times(allow_truncated)
+            with as_media_error(f"{name} is not a video or is cut short"):
+                self._container = self._open()
+                self._read_times(allow_truncated)
         except BaseException:
             self.close()
             raise
@@ -67,51 +83,59 @@ class VideoFile:
 
     def read(self, indices: Sequence[int]) -> Iterator[tuple[int, PILImage.Image | None]]:
         """Frames by number, ascending, each once; None for one that does not decode."""
-        for index, frame in self._find(sorted(set(indices))):
-            yield index, None if frame is None else to_image(frame)
+        with as_media_error(f"{self.name} cannot be decoded"):
+            for index, frame in self._find(sorted(set(indices))):
+                yield index, None if frame is None else to_image(frame)
 
     def _open(self) -> InputContainer:
+        self._file.seek(0)
+        container = av.open(self._file, mode="r", container_options=_CLOSED, metadata_errors="replace")
         try:
-            container = av.open(self._file, mode="r", container_options=_CLOSED)
-        except (FFmpegError, ValueError, UnicodeDecodeError) as error:
-            raise MediaError(f"{self.name} is not a video or is cut short: {_plain(error)}") from None
-        problem = _unusable(container)
-        if problem is not None:
+            self._stream = _film(container, self.name)
+            context = self._stream.codec_context
+            if context.width and context.height:  # some are known only from the first frame
+                check_size(context.width, context.height, self.name, frame=True)
+            # FFmpeg itself refuses frames that turn out larger.
+            context.options = {"max_pixels": str(current_limits().frame_pixels)}
+            self._stream.thread_type = "AUTO"
+        except BaseException:
             container.close()
-            raise MediaError(f"{self.name} {problem}")
-        self._stream = container.streams.video[0]
-        self._stream.thread_type = "AUTO"
+            raise
         return container
 
     def _read_times(self, allow_truncated: bool) -> None:
         assert self._container is not None
-        stamps: list[int | None] = []
-        keys: list[int] = []
-        end = 0.0
-        try:
-            for packet in self._container.demux():
-                if packet.stream_index != self._stream.index:
-                    if packet.pts is not None and packet.time_base is not None:
-                        end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-                elif packet.size and not packet.is_discard:
-                    stamps.append(packet.pts)
-                    if packet.is_keyframe and packet.pts is not None:
-                        keys.append(packet.pts)
-        except FFmpegError:
-            pass  # what was read before the damage is the video; the check below says if that is too little
-        if not stamps:
+        packets = read_packets(self._container, self._stream)
+        most = current_limits().video_frames
+        if packets.count > most:
+            raise MediaError(f"{self.name} has more than {most} frames (Limits.video_frames): cut it in parts")
+        if not packets.count:
             raise MediaError(f"{self.name} has no frames that can be read")
-        known = [stamp for stamp in stamps if stamp is not None]
-        #: Time stamps in showing order; empty where the container gives none, and frames are counted instead.
-        self._stamps = sorted(known) if len(set(known)) == len(stamps) else []
-        self._keys = sorted(keys)
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.rate = float(rate) if rate else 0.0
-        readable = self._last_readable(len(stamps)) + 1
+        self._keys = packets.keys
+        #: Time stamps in showing order; empty where frames are counted instead.
+        self._stamps = packets.stamps
+        if self._stamps and not self._comes_out_in_order():
+            self._stamps = []
+        readable = self._last_readable(packets.count) + 1
         self._stamps = self._stamps[:readable]
         self.times = self._seconds(readable)
+        longest = current_limits().video_seconds
+        if not self.times[-1] <= longest:
+            raise MediaError(
+                f"{self.name} claims to last {self.times[-1]:.0f} s, more than {longest:.0f} (Limits.video_seconds): "
+                "cut it in parts"
+            )
         if not allow_truncated:
-            self._refuse_truncated(readable, end)
+            self._refuse_truncated(readable, packets)
+
+    def _comes_out_in_order(self) -> bool:
+        """Whether the first frames that decode bear ascending stamps, each that of a packet."""
+        stamps = [frame.pts for frame in islice(self._decode_all(), _PROBED)]
+        return all(self._is_known(stamp) for stamp in stamps) and all(
+            one < other for one, other in pairwise(stamp for stamp in stamps if stamp is not None)
+        )
 
     def _seconds(self, count: int) -> tuple[float, ...]:
         if self._stamps and self._stream.time_base:
@@ -123,20 +147,26 @@ class VideoFile:
         end = count
         while end > 0:
             start = self._key_before(end - 1)
-            found = [index for index, frame in self._find(range(start, end)) if frame is not None]
-            if found:
-                return found[-1]
+            last = -1
+            for index, frame in self._find(range(start, end)):
+                last = index if frame is not None else last
+            if last >= 0:
+                return last
             end = start
         raise MediaError(f"{self.name} has no frames that can be decoded")
 
-    def _refuse_truncated(self, readable: int, end: float) -> None:
-        """Raise if neither the pictures nor another stream, which ends at ``end``, reach the announced end."""
+    def _refuse_truncated(self, readable: int, packets: Packets) -> None:
+        """Raise if neither the pictures nor another stream reach the announced end of a file that was cut."""
         assert self._container is not None
         announced = self._stream.frames
         if not self._container.duration or (announced and readable >= announced):
             return
+        complete = readable == packets.count and not packets.broken
+        if complete and reaches_end(self._file):
+            return  # the last picture is held for a while
         start = (self._container.start_time or 0) / av.time_base
         duration = self._container.duration / av.time_base
+        end = max(packets.end, packets.own_end if complete else 0.0)
         missing = start + duration - max(end, start + self.times[-1])
         if missing > max(0.05 * duration, 2 / (self.rate or 1)):
             of = f"{readable} of {announced} frames" if announced else f"{duration - missing:.1f} of {duration:.1f} s"
@@ -215,7 +245,6 @@ class VideoFile:
         """Frames in showing order from the start of the file."""
         assert self._container is not None
         self._container.close()
-        self._file.seek(0)
         self._container = self._open()
         yield from self._decode()
 
@@ -235,22 +264,28 @@ class VideoFile:
                 continue
 
 
-def _unusable(container: InputContainer) -> str | None:
-    """Why a container that opened is still no video, if so."""
-    if not container.streams.video:
-        return "has no video stream"
-    codec = container.streams.video[0].codec_context
+def _film(container: InputContainer, name: str) -> VideoStream:
+    """The stream of moving pictures, whichever comes first; covers and thumbnails are none. Raises: MediaError."""
+    streams = container.streams.video
+    films = [stream for stream in streams if not _is_cover(stream)]
+    if not films:
+        what = "a cover, but no film" if streams else "no video stream"
+        sound = "is sound: it " if container.streams.audio else ""
+        raise MediaError(f"{name} {sound}has {what}")
+    codec = films[0].codec_context
     if codec is None:  # pyright: ignore[reportUnnecessaryComparison] - so for codecs that FFmpeg does not know
-        return "is not a video or is cut short: no decoder knows its video stream"
-    return "is text, not a video" if codec.name in _TEXT_CODECS else None
+        raise MediaError(f"{name} is not a video or is cut short: no decoder knows its video stream")
+    if codec.name in _TEXT_CODECS:
+        raise MediaError(f"{name} is text, not a video")
+    return films[0]
+
+
+def _is_cover(stream: VideoStream) -> bool:
+    disposition = stream.disposition
+    return bool(disposition & (type(disposition).attached_pic | type(disposition).timed_thumbnails))
 
 
 def to_image(frame: VideoFrame) -> PILImage.Image:
     """A decoded frame as an RGB image, upright."""
-    image = frame.to_image()
-    # Phones store the turn beside the pixels, counter-clockwise as Pillow counts it.
-    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
-
-
-def _plain(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error)
+    matrix = frame.side_data.get(SideData.DISPLAYMATRIX)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return upright(frame.to_image(), None if matrix is None else bytes(matrix))
