@@ -226,7 +226,7 @@ def test_a_sample_that_cannot_be_used_is_named(records, models, tmp_path):
     (tmp_path / "wide.png").unlink()
     with pytest.raises(DeltaLossError, match=r"^row 0: no file at .*wide\.png$"):
         list(delta_loss([talk], *models))
-    with pytest.raises(SampleError, match=r"^mix\.jsonl row 1: image: no file at .*wide\.png$"):
+    with pytest.raises(SampleError, match=r"^mix\.jsonl row 2: image: no file at .*wide\.png$"):
         records.sample(1)
 
 

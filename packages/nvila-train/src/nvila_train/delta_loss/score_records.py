@@ -73,7 +73,7 @@ def score_records(
                 scores = delta_loss(
                     _conversations(records, rows, sources),
                     *(large, small),
-                    positions=positions, window=window, workers=workers, first=start,
+                    positions=positions, window=window, workers=workers, first=records.number(start),
                 )  # fmt: skip
                 Scores.of(rows, sources, list(scores), facts=facts).write(path)
             if report:

@@ -103,7 +103,7 @@ def _card(scores: Scores, pruned: Pruned, records: Records, delta: np.ndarray, p
     row = int(scores.row[place])
     stays = bool(pruned.kept[place])
     totals = f"large {scores.large[place]:.2f}, small {scores.small[place]:.2f}"
-    words = f"row {row}, {scores.source[place]}: {'stays' if stays else 'goes'}"
+    words = f"row {records.number(row)}, {scores.source[place]}: {'stays' if stays else 'goes'}"
     parts = [f'<p class="score"><b>{delta[place]:+.3f}</b> ({totals})<br>{escape(words)}</p>']
     for turn in read_conversation(records.messages(row)):
         for part in turn.parts:
