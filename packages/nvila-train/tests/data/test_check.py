@@ -80,7 +80,7 @@ def test_counts_are_the_models(
     trainee: Trainee, model: Path, write: Callable[..., Path], records: list[dict[str, Any]], pictures: Path
 ) -> None:
     """Against what the network is really given, and its labels."""
-    from nvila_model.inputs.llava import read_llava
+    from nvila_model.inputs import read_llava
     from nvila_train.data.record import as_record
 
     found = json.loads(invoke(write(records), "--media", pictures, "--model", model, "--json").stdout)

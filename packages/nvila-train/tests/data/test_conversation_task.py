@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from nvila_model.inputs.model_inputs import ModelInputs
+from nvila_model import ModelInputs
 from nvila_train.conversation_task import ConversationTask
 from nvila_train.data import ConversationDataset, DataError, DataSource, SkipWarning
 from nvila_train.recipe import Recipe, RecipeError, Stage

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nvila_model.inputs.media import Image
+from nvila_model import Image
 from nvila_train.data import ConversationDataset, DataSource, SourceError
 from nvila_train.data.record import as_record
 from nvila_train.data.stored import json_files, offsets

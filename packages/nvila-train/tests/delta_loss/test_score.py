@@ -9,11 +9,9 @@ from threading import Event
 import PIL.Image
 import pytest
 import torch
-from nvila_model import NVILA
-from nvila_model.inputs.media import Image
-from nvila_model.inputs.messages import Conversation
-from nvila_model.network.fusion import IGNORE
-from nvila_model.network.qwen2 import Qwen2
+from nvila_model import NVILA, Image
+from nvila_model.inputs import IGNORE, Conversation
+from nvila_model.network import Qwen2
 from nvila_train import delta_loss
 from nvila_train.data import SampleError
 from nvila_train.delta_loss.choices import DeltaLossError

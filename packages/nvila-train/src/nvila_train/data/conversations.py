@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nvila_model.inputs.llava import read_llava
-from nvila_model.inputs.messages import Message
+from nvila_model.inputs import Message, read_llava
 from torch.utils.data import Dataset
 
 from nvila_train.data.order.epochs import Deck, Windows

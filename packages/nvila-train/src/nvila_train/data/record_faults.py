@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from nvila_model.inputs.sources import is_address
+from nvila_model.inputs import is_address
 
 from nvila_train.data.record import MEDIA, media_of
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from nvila_model.inputs.sources import is_address
+from nvila_model.inputs import is_address
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
 Form = Literal["jsonl", "json", "csv", "shards", "parquet", "saved", "hub"]

@@ -13,8 +13,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from nvila_model.inputs.messages import Conversation
-from nvila_model.nvila import NVILA
+from nvila_model import NVILA
+from nvila_model.inputs import Conversation
 
 from nvila_train.delta_loss.choices import DeltaLossError
 from nvila_train.delta_loss.score import POSITIONS, WINDOW, delta_loss

@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from nvila_model.inputs.llava import read_llava
-from nvila_model.inputs.media import Image
-from nvila_model.nvila import NVILA
+from nvila_model import NVILA, Image
+from nvila_model.inputs import read_llava
 
 from nvila_train.data.conversations import Sample, read_record
 from nvila_train.data.reader import plainly

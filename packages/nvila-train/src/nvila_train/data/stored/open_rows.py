@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from nvila_model.inputs.sources import is_address
+from nvila_model.inputs import is_address
 
 from nvila_train.data.source import DataSource, SourceError
 from nvila_train.data.stored.csv_rows import CsvRows

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from html import escape
 
 import numpy as np
-from nvila_model.inputs.media import Image, Video
-from nvila_model.inputs.messages import Part, read_conversation
+from nvila_model import Image, Video
+from nvila_model.inputs import Part, read_conversation
 from PIL import Image as PILImage
 
 from nvila_train.delta_loss.choices import By, Normalize

@@ -6,8 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nvila_model.inputs.llava import read_llava
-from nvila_model.inputs.messages import Message
+from nvila_model.inputs import Message, read_llava
 
 from nvila_train.data.conversations import Sample, read_sample
 from nvila_train.data.record import as_record
