@@ -50,9 +50,8 @@ MOST_MODULES = 14
 LONGEST_MODULE = 350
 
 INNER_KERNELS = [f"nvila_kernels.{name}" for name in ("pack", "policy", "quantization", "quantize", "triton.")]
-TRAIN_DOCS = ("docs/finetune.md", "docs/playground.md", "examples/draw_examples.py", "packages/nvila-train/README.md")
 MENDING = {
-    "circle": dict.fromkeys(("nvila_train.cli.app", "nvila_train.cli.begin", "nvila_train.cli.estimate"), "train"),
+    "circle": {},
     "inner": {
         "tiling": {},
         "compress": {},
@@ -61,19 +60,16 @@ MENDING = {
             "nvila_kernels.cpu.": "engine",
             **dict.fromkeys(INNER_KERNELS, "kernels"),
         },
-        "train": {"nvila_model.": "train", "nvila_kernels.": "train"},
+        "train": {},
     },
-    "docs": dict.fromkeys(TRAIN_DOCS, "train"),
+    "docs": {},
     "floor": {"nvila_model.network.qwen2 -> nvila_model.cpu.stack": "engine"},
     "folder": {
         "packages/nvila-kernels/src/nvila_kernels/cpu": "engine",
-        "packages/nvila-train/src/nvila_train/data": "train",
-        "packages/nvila-train/src/nvila_train/delta_loss": "train",
     },
-    "hidden": {"nvila_train.delta_loss": "train"},
+    "hidden": {},
     "name": {
         **dict.fromkeys(("kernels: product", "kernels: rows"), "engine"),
-        **dict.fromkeys(("train: page", "train: lines", "train: shards", "train: tables", "train: rows"), "train"),
     },
 }
 """What is not mended yet, with the branch that does it. The lists only shrink; they go when they are empty."""

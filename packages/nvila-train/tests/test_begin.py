@@ -6,10 +6,8 @@ from typing import Any
 import pytest
 import torch
 from nvila_model import NVILA
-from nvila_model.checkpoint import CheckpointError
-from nvila_model.checkpoint.hub import NANO
-from nvila_model.checkpoint.original import PARTS
-from nvila_model.network.vision import VisionTower
+from nvila_model.checkpoint import NANO, PARTS, CheckpointError
+from nvila_model.network import VisionTower
 from nvila_train.cli.app import app
 from nvila_train.compose import begin_with, resampled
 from nvila_train.model_size import description

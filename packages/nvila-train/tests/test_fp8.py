@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from nvila_model.network.qwen2 import Block, RMSNorm, rotary_angles
+from nvila_model.network import Block, RMSNorm, rotary_angles
 from nvila_train import fp8
 from nvila_train.fp8.engine import engine
 from nvila_train.fp8.linear import Rounding

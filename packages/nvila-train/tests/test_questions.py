@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from nvila_model.inputs.media import Image, Video
-from nvila_model.nvila import NVILA
+from nvila_model import NVILA, Image, Video
 from nvila_train.nano.dialogue import conversation, turns
 from nvila_train.nano.objectives.questions import PADDING, SHARED, QuestionTask
 from nvila_train.nano.scene_stream import SceneStream

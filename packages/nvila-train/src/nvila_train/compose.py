@@ -13,16 +13,18 @@ from typing import Any, Final
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from nvila_model.checkpoint import CheckpointError, locate
-from nvila_model.checkpoint.assembly import stored_dtype
-from nvila_model.checkpoint.loading import fill_parameters
-from nvila_model.checkpoint.names import to_published
-from nvila_model.checkpoint.tensor_folder import TensorFolder, read_json
-from nvila_model.config import NVILAConfig
-from nvila_model.inputs.tokenizer import Tokenizer
-from nvila_model.network.projector import build_projector
-from nvila_model.network.vision import VisionTower
-from nvila_model.nvila import NVILA
+from nvila_model import NVILA, NVILAConfig
+from nvila_model.checkpoint import (
+    CheckpointError,
+    TensorFolder,
+    fill_parameters,
+    locate,
+    read_json,
+    stored_dtype,
+    to_published,
+)
+from nvila_model.inputs import Tokenizer
+from nvila_model.network import VisionTower, build_projector
 from torch import Tensor
 
 OPEN_CLIP: Final = "open-clip:"

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from itertools import count
 
 import torch
-from nvila_model.inputs.model_inputs import ModelInputs
-from nvila_model.inputs.processor import Processor
+from nvila_model import ModelInputs, Processor
 from torch import Tensor
 
 from nvila_train.data.budget import bins, join, too_long

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from nvila_model.network.loss import LOSS_CHUNK, chunk_losses
-from nvila_model.nvila import NVILA
-from nvila_model.presets import preset
+from nvila_model import NVILA, preset
+from nvila_model.network import LOSS_CHUNK, chunk_losses
 from nvila_tiling import TilePlan
 from torch import Tensor
 

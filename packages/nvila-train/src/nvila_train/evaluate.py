@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 
-from nvila_model.generation.sampling import Sampling
-from nvila_model.inputs.media import Image, Video
-from nvila_model.nvila import NVILA
+from nvila_model import NVILA, Image, Sampling, Video
 
 BATCH = 25
 """Questions that are answered at once."""

@@ -2,10 +2,8 @@
 
 from typing import Annotated
 
-from nvila_model.checkpoint import locate
-from nvila_model.checkpoint.layout import open_checkpoint
-from nvila_model.config import EncoderConfig, NVILAConfig
-from nvila_model.presets import list_models, preset
+from nvila_model import NVILAConfig, list_models, preset
+from nvila_model.checkpoint import locate, open_checkpoint
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 
@@ -100,7 +98,10 @@ def described(model: ModelSize, vision: VisionSize, llm: LanguageSize, *, rows: 
             "min_tiles": 1,
             "max_tiles": model.max_tiles,
             "num_video_frames": model.frames,
-            "video_encoder": EncoderConfig(_target_="llava.model.encoders.TSPVideoEncoder", pool_sizes=[model.pool]),
+            "video_encoder": {
+                "_target_": "llava.model.encoders.TSPVideoEncoder",
+                "pool_sizes": [model.pool],
+            },
             "mm_vision_select_layer": -1,
             "mm_vision_select_feature": "cls_patch",
             "model_dtype": "torch.float16",

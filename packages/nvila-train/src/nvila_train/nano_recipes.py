@@ -7,7 +7,7 @@ way to learn; whoever trains a published model on data of their own needs none o
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from nvila_model.inputs.tokenizer import Tokenizer
+from nvila_model.inputs import Tokenizer
 
 from nvila_train.nano.drawing import KINDS
 from nvila_train.nano.held_out import held_out, shown

@@ -11,7 +11,7 @@ Branches: samples that begin alike become one sequence, what they share and then
 
 Positions of every rest go on from what is shared, and attention looks at that and at its own rest only.
 
-Both are one law: a position looks back within its segment, and at one other segment that all of its kind share.
+Both are one law (``segment_mask``): a position looks back within its segment, and at one other that several share.
 
 Source: NVILA, section 3 ("packing on the fly"). Upstream ends each row with one dummy token for its attention
 kernel; there is none here.
@@ -23,23 +23,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from nvila_model.network.fusion import IGNORE, Fused
+from nvila_model.inputs import IGNORE
+from nvila_model.network import Fused, segment_mask
 from torch import Tensor
-
-
-def segment_mask(segments: Tensor, shared: Tensor | None = None) -> Tensor:
-    """True where a position may look: back, within its segment or the one that it shares with others.
-
-    Args:
-        segments: the segment of each position.
-        shared: the other segment that each position may look at; none without it.
-
-    Shapes: int64 ``[b, t]``, int64 ``[b, t]`` -> bool ``[b, 1, t, t]``.
-    """
-    seen = segments[:, :, None] == segments[:, None, :]
-    if shared is not None:
-        seen = seen | (shared[:, :, None] == segments[:, None, :])
-    return seen.tril()[:, None]
 
 
 @dataclass(frozen=True, kw_only=True)

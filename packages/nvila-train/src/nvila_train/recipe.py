@@ -9,8 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from nvila_model.config import LLMConfig, NVILAConfig
-from nvila_model.presets import list_models, preset
+from nvila_model import NVILAConfig, list_models, preset
 from pydantic import (
     BeforeValidator,
     Field,
@@ -141,9 +140,9 @@ class Stage(Strict):
         return self
 
 
-def longest(llm: LLMConfig) -> int:
+def longest(config: NVILAConfig) -> int:
     """Positions that a language model was made for, whatever its checkpoint says of prompts."""
-    return max(llm.context_length, llm.max_position_embeddings)
+    return max(config.llm.context_length, config.llm.max_position_embeddings)
 
 
 def check_budget(stage: Stage, context: int | None) -> None:
@@ -234,9 +233,11 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def within_context(self) -> "Recipe":
-        llm = preset(self.preset).llm if self.preset is not None else None
+        context = self.llm.context if self.llm is not None else None
+        if self.preset is not None:
+            context = longest(preset(self.preset))
         for stage in self.stage:
-            check_budget(stage, longest(llm) if llm is not None else self.llm.context if self.llm else None)
+            check_budget(stage, context)
         return self
 
     @model_validator(mode="after")

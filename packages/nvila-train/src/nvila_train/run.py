@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nvila_model.inputs.tokenizer import Tokenizer
-from nvila_model.nvila import NVILA
+from nvila_model import NVILA
+from nvila_model.inputs import Tokenizer
 
 from nvila_train.conversation_task import ConversationTask
 from nvila_train.data.conversations import ConversationDataset
@@ -60,7 +60,7 @@ def run(
         if finished(folder, trainee, steps=stage.steps) or only not in (None, stage.name):
             continue
         check_parts(stage)
-        check_budget(stage, longest(trainee.model.config.llm) if trainee.model.config else None)
+        check_budget(stage, longest(trainee.model.config) if trainee.model.config else None)
         groups = param_groups(trainee, stage.rates, stage.muon)  # pyright: ignore[reportArgumentType]
         say(f"{stage.name}: {learning_parts(trainee)}")
         train(

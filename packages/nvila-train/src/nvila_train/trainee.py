@@ -7,9 +7,8 @@ of the language model's. All stages share one module, so that any of them can be
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from nvila_model.inputs.processor import Processor
-from nvila_model.network.vision import VisionTower
-from nvila_model.nvila import NVILA
+from nvila_model import NVILA, Processor
+from nvila_model.network import VisionTower
 from nvila_tiling import DynamicS2
 from torch import nn
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from nvila_model import NVILA, NVILAConfig
-from nvila_model.inputs.tokenizer import Tokenizer
+from nvila_model.inputs import Tokenizer
 from nvila_train.trainee import Trainee
 from PIL import Image
 from tokenizers import Tokenizer as Backend

@@ -45,14 +45,14 @@ def faulty(write: Callable[..., Path], records: list[dict[str, Any]]) -> Path:
 
 
 FAULTS = [
-    (1, "image", "no file at"),
-    (2, "image", "1 <image> in what human says, but 2 images"),
-    (2, "image[1]", "cut short or corrupt"),
-    (3, "conversations[1].value", "the answer is empty"),
-    (4, "conversations", "no turn is from human"),
-    (5, "image[1]", "is not an image"),
-    (6, "model", "note.png"),
-    (7, "row", "is not JSON"),
+    (2, "image", "no file at"),
+    (3, "image", "1 <image> in what human says, but 2 images"),
+    (3, "image[1]", "cut short or corrupt"),
+    (4, "conversations[1].value", "the answer is empty"),
+    (5, "conversations", "no turn is from human"),
+    (6, "image[1]", "is not an image"),
+    (7, "model", "note.png"),
+    (8, "row", "is not JSON"),
 ]
 
 
@@ -73,14 +73,14 @@ def test_faults_for_people(faulty: Path, pictures: Path, model: Path) -> None:
     result = invoke(faulty, "--media", pictures, "--model", model)
     assert result.exit_code == 1
     assert "8 rows, 7 faulty; in the 1 sound ones 2 images, 0 videos, 2 answers" in result.stdout
-    assert "row 3: conversations[1].value: the answer is empty" in result.stdout
+    assert "row 4: conversations[1].value: the answer is empty" in result.stdout
 
 
 def test_counts_are_the_models(
     trainee: Trainee, model: Path, write: Callable[..., Path], records: list[dict[str, Any]], pictures: Path
 ) -> None:
     """Against what the network is really given, and its labels."""
-    from nvila_model.inputs.llava import read_llava
+    from nvila_model.inputs import read_llava
     from nvila_train.data.record import as_record
 
     found = json.loads(invoke(write(records), "--media", pictures, "--model", model, "--json").stdout)

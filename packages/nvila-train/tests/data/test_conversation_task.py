@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from nvila_model.inputs.model_inputs import ModelInputs
+from nvila_model import ModelInputs
 from nvila_train.conversation_task import ConversationTask
 from nvila_train.data import ConversationDataset, DataError, DataSource, SkipWarning
 from nvila_train.recipe import Recipe, RecipeError, Stage
@@ -76,9 +76,9 @@ def test_faulty_samples_are_missing_from_their_batch(
     with pytest.warns(SkipWarning) as caught:
         batch = task.batch(0, 0, 1)
     told = [str(warning.message) for warning in caught]
-    assert "train.jsonl row 1: " in told[0]
+    assert "train.jsonl row 2: " in told[0]
     assert "cut short or corrupt" in told[0]
-    assert "row 2: 3" in told[1]
+    assert "row 3: 3" in told[1]
     assert "> the budget of 250: raise the budget" in told[1]
     assert len(texts(batch)) == 2
     assert len(texts(make(trainee, write(rows[4:] + rows[:1])).batch(0, 0, 1))) == 6
@@ -156,7 +156,7 @@ def test_paths_begin_at_the_recipe(tmp_path: Path) -> None:
         (("data = [{", "# [{"), "give the stage either mix, to draw scenes, or data"),
         (("answers", "written"), "data trains 'answers', not 'written', which needs drawn scenes: give mix"),
         (("steps", "captions = 0.5\nsteps"), "captions says nothing about data: leave it out"),
-        (("weight = 1 ", "wait = 1 "), r"stage.0.data.1.wait: Extra inputs are not permitted"),
+        (("weight = 1 ", "wait = 1 "), r"stage.0.data.1.wait: there is no such field, did you mean 'weight'"),
         ((", weight = 1 ", ""), r"stage.0.data: .*source 'b' has no weight but others have"),
         (("weight = 1 ", 'weight = 1, name = "mine" '), "two sources are called 'mine'"),
         (("weight = 1 ", "weight = 0 "), r"stage.0.data.1.weight: Input should be greater than 0"),

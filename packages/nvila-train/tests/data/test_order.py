@@ -76,7 +76,7 @@ def test_an_epoch_without_weights_holds_every_row_once(numbered: Callable[..., P
     paths = [numbered(5, "a.jsonl"), numbered(12, "b.jsonl")]
     dataset = ConversationDataset(paths, seed=1)
     assert len(dataset) == 17
-    everything = [("a.jsonl", row) for row in range(5)] + [("b.jsonl", row) for row in range(12)]
+    everything = [("a.jsonl", row) for row in range(1, 6)] + [("b.jsonl", row) for row in range(1, 13)]
     first, second = rows_of(dataset, range(17)), rows_of(dataset, range(17, 34))
     assert sorted(first) == sorted(second) == everything
     assert first != second

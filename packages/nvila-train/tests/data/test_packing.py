@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from nvila_model.inputs.llava import read_llava
-from nvila_model.inputs.model_inputs import ModelInputs
+from nvila_model import ModelInputs
+from nvila_model.inputs import read_llava
 from nvila_train.conversation_task import ConversationTask
 from nvila_train.data import bins, join
 from nvila_train.data.record import as_record
@@ -56,7 +56,7 @@ def test_joined_inputs_are_those_of_one_batch(trainee: Trainee, talks: list[Any]
 
 def video() -> Any:
     import numpy as np
-    from nvila_model.inputs.media import Video
+    from nvila_model import Video
 
     return Video(np.arange(4 * 9 * 12 * 3, dtype=np.uint8).reshape(4, 9, 12, 3))
 

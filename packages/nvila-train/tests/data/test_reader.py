@@ -89,9 +89,9 @@ def test_faulty_samples_are_reported_and_left_out(write: Callable[..., Path], re
     reader = Reader(dataset, stop=5, skip=3)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert [sample.row for sample in reader] == [0, 2]
+        assert [sample.row for sample in reader] == [1, 3]
     told = [str(warning.message) for warning in caught]
-    assert [line.split(":")[0] for line in told] == [f"left out mine row {row}" for row in (1, 3, 4)]
+    assert [line.split(":")[0] for line in told] == [f"left out mine row {row}" for row in (2, 4, 5)]
     assert "conversations: is missing or empty" in told[0]
     assert "image: no file at" in told[1]
     assert "row: is not JSON" in told[2]
@@ -106,7 +106,7 @@ def test_the_run_stops_beyond_the_limit(
     write: Callable[..., Path], records: list[dict[str, Any]], workers: int
 ) -> None:
     dataset = ConversationDataset(DataSource(path=str(faulty(write, records)), name="mine"), shuffle=False)
-    said = r"3 samples cannot be used, the limit is 2; the last was mine row 4: row: is not JSON.*nvila-train check"
+    said = r"3 samples cannot be used, the limit is 2; the last was mine row 5: row: is not JSON.*nvila-train check"
     with pytest.raises(DataError, match=said):
         list(Reader(dataset, skip=2, workers=workers, stop=9))
     resumed = Reader(dataset, skip=2, workers=workers)
@@ -117,7 +117,7 @@ def test_the_run_stops_beyond_the_limit(
 
 def test_a_faulty_sample_is_named(write: Callable[..., Path], records: list[dict[str, Any]]) -> None:
     dataset = ConversationDataset(faulty(write, records), shuffle=False)
-    with pytest.raises(SampleError, match=r"train.jsonl row 6: |train.jsonl row 1: conversations: is missing"):
+    with pytest.raises(SampleError, match=r"train.jsonl row 7: |train.jsonl row 2: conversations: is missing"):
         dataset[6]
 
 

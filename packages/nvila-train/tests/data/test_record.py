@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nvila_train.data.record import RecordError, as_record, faults
+from nvila_train.data.record import RecordError, as_record
+from nvila_train.data.record_faults import faults
 
 HUMAN = {"from": "human", "value": "Hi"}
 GPT = {"from": "gpt", "value": "Ho"}
@@ -61,8 +62,12 @@ def test_faults_of_media(asked: str, media: dict[str, Any], said: list[str], pic
     assert all(line.startswith(start.format(folder=pictures)) for line, start in zip(told, said, strict=True)), told
 
 
-def test_placeholders_of_answers_do_not_count(pictures: Path) -> None:
-    assert not found({"conversations": [HUMAN, {"from": "gpt", "value": "Write <image>."}]}, pictures)
+@pytest.mark.parametrize("token", ["<image>", "<video>", "<vila/video>"])
+def test_media_tokens_belong_to_what_human_says(token: str) -> None:
+    answer = {"from": "gpt", "value": f"Write {token}."}
+    assert found({"conversations": [HUMAN, answer]})[0].startswith(f"conversations[1].value: {token} stands in an")
+    told = found({"conversations": [{"from": "system", "value": token}, HUMAN, GPT]})
+    assert told[0].startswith(f"conversations[0].value: {token} stands in the system turn")
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nvila_model.inputs.media import Image
+from nvila_model import Image
 from nvila_train.data import ConversationDataset, DataSource, SourceError
 from nvila_train.data.record import as_record
 from nvila_train.data.stored import json_files, offsets
 from nvila_train.data.stored.json_files import JsonlRows
 from nvila_train.data.stored.open_rows import open_rows
+from nvila_train.data.stored.shard_names import shard_names
 from nvila_train.data.stored.stream import Stream
-from nvila_train.data.stored.tar_shards import ShardRows, shard_names, stream_shards
+from nvila_train.data.stored.tar_shards import ShardRows, stream_shards
 from PIL import Image as PILImage
 
 LEFT_OPEN = pytest.mark.filterwarnings(
@@ -118,7 +119,7 @@ def test_every_form_gives_the_same_conversations(
     other = ConversationDataset(source, shuffle=False)
     for number in range(len(records) + 2):  # and into the second epoch
         assert told(other[number]) == told(plain[number])
-        assert other[number].row == number % len(records)
+        assert other[number].row == number % len(records) + 1
 
 
 @pytest.mark.parametrize("ending", ["\n", "", "\n\n \n"])
@@ -146,7 +147,7 @@ def test_a_large_file_is_indexed_once(
     assert JsonlRows(path)[49]["conversations"][1]["value"] == "train.jsonl 49"
     monkeypatch.setattr(json_files.np, "flatnonzero", None)  # a second pass would fail
     again = JsonlRows(path)
-    assert isinstance(again.starts, np.memmap)
+    assert isinstance(again.lines, np.memmap)
     assert again[49]["conversations"][1]["value"] == "train.jsonl 49"
     monkeypatch.undo()
     monkeypatch.setattr(offsets, "LARGE", 1)
@@ -254,7 +255,7 @@ def talk_of(*values: str) -> list[dict[str, str]]:
         ("none", None, "none holds no data that is known: give a file that ends in .jsonl"),
         ("bad.json", "{", "bad.json is not JSON .*or name it .jsonl"),
         ("bad.json", "{}", "bad.json holds dict, not an array"),
-        ("bad.tar", "x" * 600, "no tar file or cut short"),
+        ("bad.tar", "x" * 600, "bad.tar is no tar file"),
         ("bad.parquet", "x", "cannot open .*bad.parquet"),
         ("empty.jsonl", "", "empty.jsonl has no rows"),
         ("empty.json", "[]", "empty.json has no rows"),

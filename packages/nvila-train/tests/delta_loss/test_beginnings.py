@@ -3,7 +3,7 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nvila_model.inputs.media import Image
+from nvila_model import Image
 from nvila_train.delta_loss.forward.families import Family, alike, beginnings, families, segments_of
 from nvila_train.delta_loss.forward.log_probabilities import encoded, features
 from PIL import Image as Pillow

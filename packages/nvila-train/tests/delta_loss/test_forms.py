@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nvila_model import NVILA
-from nvila_model.inputs.media import Image, Video
-from nvila_model.inputs.messages import Conversation
+from nvila_model import NVILA, Image, Video
+from nvila_model.inputs import Conversation
 from nvila_train import prune
 from nvila_train.cli.app import app
 from nvila_train.cli.prune import scored_records

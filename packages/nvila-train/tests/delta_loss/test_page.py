@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nvila_model.nvila import NVILA
+from nvila_model import NVILA
 from nvila_train.cli.app import app
 from nvila_train.delta_loss.choices import DeltaLossError
 from nvila_train.delta_loss.page.histogram import BARS, histogram

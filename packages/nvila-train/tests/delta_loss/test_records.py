@@ -41,10 +41,10 @@ def test_what_a_source_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", r"^a\.jsonl row 0: row: is not JSON"),
-        ("[]", r"^a\.jsonl row 0: row: is list, not an object"),
-        ("{}", r"^a\.jsonl row 0: conversations: is missing or empty"),
-        ('{"image": "a", "images": "b"}', r"^a\.jsonl row 0: images: the record has image too"),
+        ("{", r"^a\.jsonl row 1: row: is not JSON"),
+        ("[]", r"^a\.jsonl row 1: row: is list, not an object"),
+        ("{}", r"^a\.jsonl row 1: conversations: is missing or empty"),
+        ('{"image": "a", "images": "b"}', r"^a\.jsonl row 1: images: the record has image too"),
     ],
 )
 def test_a_faulty_row_is_named(tmp_path: Path, text: str, said: str):

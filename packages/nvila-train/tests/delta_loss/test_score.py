@@ -9,11 +9,9 @@ from threading import Event
 import PIL.Image
 import pytest
 import torch
-from nvila_model import NVILA
-from nvila_model.inputs.media import Image
-from nvila_model.inputs.messages import Conversation
-from nvila_model.network.fusion import IGNORE
-from nvila_model.network.qwen2 import Qwen2
+from nvila_model import NVILA, Image
+from nvila_model.inputs import IGNORE, Conversation
+from nvila_model.network import Qwen2
 from nvila_train import delta_loss
 from nvila_train.data import SampleError
 from nvila_train.delta_loss.choices import DeltaLossError
@@ -226,7 +224,7 @@ def test_a_sample_that_cannot_be_used_is_named(records, models, tmp_path):
     (tmp_path / "wide.png").unlink()
     with pytest.raises(DeltaLossError, match=r"^row 0: no file at .*wide\.png$"):
         list(delta_loss([talk], *models))
-    with pytest.raises(SampleError, match=r"^mix\.jsonl row 1: image: no file at .*wide\.png$"):
+    with pytest.raises(SampleError, match=r"^mix\.jsonl row 2: image: no file at .*wide\.png$"):
         records.sample(1)
 
 

@@ -178,7 +178,7 @@ def test_samples_of_one_name_do_not_become_one(tmp_path: Path) -> None:
     assert len(Records.open(tmp_path / "out.tar")) == 3
     with pytest.raises(
         DeltaLossError,
-        match=r"^two samples called 1, of which row 3 is one, would become one in .*: give samples of different shards",
+        match=r"^two samples called 1, of which row 4 is one, would become one in .*: give samples of different shards",
     ):
         write_subset(records, [0, 1, 3], tmp_path / "again.tar")
     assert not list(tmp_path.glob("again*"))

@@ -61,9 +61,8 @@ def outline(name: str) -> "NVILA":
     """A checkpoint without its weights: it processes and counts, it cannot answer. Raises: CheckpointError."""
     import torch
     from nvila_model import NVILA
-    from nvila_model.checkpoint import locate
-    from nvila_model.checkpoint.layout import open_checkpoint
-    from nvila_model.inputs.tokenizer import Tokenizer
+    from nvila_model.checkpoint import locate, open_checkpoint
+    from nvila_model.inputs import Tokenizer
 
     folder = open_checkpoint(locate(name), None)
     tokenizer = Tokenizer.from_folder(folder.tokenizer, chat_template=folder.config.chat_template)

@@ -87,7 +87,7 @@ def scored_records(table: "Scores", data: str | None, folder: str | None) -> "Re
 
 def clusters_of(records: "Records", table: "Scores", model: str, count: int, seed: int) -> "np.ndarray":
     """The cluster of every scored row."""
-    from nvila_model.nvila import NVILA
+    from nvila_model import NVILA
 
     from nvila_train.delta_loss.cluster import cluster
 

@@ -36,7 +36,7 @@ def score(
 ) -> None:
     """Log-probabilities of the answers under a large and a small model. Under torchrun, processes share the samples."""
     import torch
-    from nvila_model.nvila import NVILA
+    from nvila_model import NVILA
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from nvila_model.inputs.model_inputs import MediaSlot, ModelInputs
+from nvila_model import ModelInputs
+from nvila_model.inputs import MediaSlot
 
 
 def bins(lengths: Sequence[int], budget: int) -> list[list[int]]:

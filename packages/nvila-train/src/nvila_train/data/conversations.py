@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nvila_model.inputs.llava import read_llava
-from nvila_model.inputs.messages import Message
+from nvila_model.inputs import Message, read_llava
 from torch.utils.data import Dataset
 
 from nvila_train.data.order.epochs import Deck, Windows
 from nvila_train.data.order.mixture import Mixture
-from nvila_train.data.record import RecordError, as_record, faults
+from nvila_train.data.record import RecordError, as_record
+from nvila_train.data.record_faults import faults
 from nvila_train.data.source import DataSource, SourceError
 from nvila_train.data.stored.open_rows import open_rows
 from nvila_train.data.stored.stream import Stream
@@ -32,7 +32,7 @@ class Sample:
     Attributes:
         messages: for ``Processor.for_training``; media are named, not opened.
         source: name of the source.
-        row: in the source, from 0.
+        row: in the source, as people count: the number of its line, or from 1.
         record: the LLaVA record.
     """
 
@@ -90,19 +90,34 @@ class ConversationDataset(Dataset[Sample]):
         which, place = self.mixture.place(number) if self.mixture else (0, number)
         part, row = self._decks[which].find(place)
         source = self.sources[which + part]  # a mixture has a deck a source; otherwise one deck holds all sources
-        return read_sample(lambda: self._decks[which].read(part, row), source, row)
+        deck = self._decks[which]
+        return read_sample(lambda: deck.read(part, row), source, deck.number(part, row))
 
 
 def read_sample(read: Callable[[], Any], source: DataSource, row: int) -> Sample:
-    """The stored row that ``read`` gives as a sample. Raises: SampleError with its first fault."""
+    """The stored row that ``read`` gives as a sample. Raises: SampleError with its first fault.
+
+    Args:
+        row: its number, as people count.
+    """
     try:
-        record = as_record(read())
+        record = read_record(read)
         for fault in faults(record, folder=source.folder):
             raise RecordError(fault.field, fault.problem)
-    except RecordError as error:
+        messages = read_llava(record, folder=source.folder)
+    except ValueError as error:
         raise SampleError(f"{source.label} row {row}: {error}") from None
-    messages = read_llava(record, folder=source.folder)
     return Sample(messages=messages, source=source.label, row=row, record=record)
+
+
+def read_record(read: Callable[[], Any]) -> dict[str, Any]:
+    """The stored row that ``read`` gives as a record. Raises: RecordError, whatever a library raised."""
+    try:
+        return as_record(read())
+    except (RecordError, SourceError):
+        raise
+    except Exception as error:
+        raise RecordError("row", f"cannot be read: {type(error).__name__}: {error}") from None
 
 
 def deck(rows: Sequence[Any], *, seed: str | None) -> Deck | Windows:

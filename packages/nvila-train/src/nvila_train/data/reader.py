@@ -70,8 +70,8 @@ class Making(Generic[Made]):
 
     Args:
         dataset: the samples.
-        prepare: what becomes of each; None leaves it as it is. A ValueError or OSError of it (a picture that does not
-            decode, a template that refuses) is a fault of the sample.
+        prepare: what becomes of each; None leaves it as it is. An error of it (a picture that does not decode, a
+            template that refuses, whatever a library raises) is a fault of the sample.
     """
 
     dataset: ConversationDataset
@@ -86,8 +86,14 @@ class Making(Generic[Made]):
             return sample
         try:
             return self.prepare(sample)
-        except (ValueError, OSError) as error:
-            return Skipped(reason=f"{sample.source} row {sample.row}: {error}")
+        except Exception as error:
+            return Skipped(reason=f"{sample.source} row {sample.row}: {plainly(error)}")
+
+
+def plainly(error: Exception) -> str:
+    """What is wrong, in one line; with its type where the sentence is not ours."""
+    said = " ".join(str(error).split())
+    return said if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {said}"
 
 
 class Reader(Generic[Made]):

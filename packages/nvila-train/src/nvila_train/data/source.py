@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from nvila_model.inputs.sources import is_address
+from nvila_model.inputs import is_address
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
-Form = Literal["jsonl", "json", "shards", "parquet", "saved", "hub"]
+Form = Literal["jsonl", "json", "csv", "shards", "parquet", "saved", "hub"]
 
 HUB = "hub:"
 """What the name of a repository of Hugging Face datasets begins with."""
@@ -15,7 +15,10 @@ _SUFFIXES: dict[str, Form] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
     ".tar": "shards",
+    ".tgz": "shards",
     ".parquet": "parquet",
 }
 
@@ -28,8 +31,9 @@ class DataSource(BaseModel):
     """One entry of ``data = [{ path = "train.jsonl" }]``.
 
     Attributes:
-        path: a JSON or JSONL file, WebDataset shards (``"shards-{000..011}.tar"``, paths or addresses), a Parquet file,
-            a folder of Parquet files, a folder that ``Dataset.save_to_disk`` wrote, or ``hub:owner/name``.
+        path: a JSON, JSONL, CSV or TSV file, WebDataset shards (``"shards-{000..011}.tar"``, paths or addresses), each
+            also packed with gzip (``.jsonl.gz``, ``.tar.gz``), a Parquet file, a folder of Parquet files, a folder that
+            ``Dataset.save_to_disk`` wrote, or ``hub:owner/name``.
         media: where relative paths of images and videos begin; by default the folder that the file is in.
         weight: how often its samples come, against the weights of the other sources. With no weight anywhere an epoch
             holds every row of every source once.
@@ -69,16 +73,17 @@ class DataSource(BaseModel):
         if self.path.startswith(HUB):
             return "hub"
         path = Path(self.path)
-        if path.suffix.lower() in _SUFFIXES:
-            return _SUFFIXES[path.suffix.lower()]
+        suffix = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
+        if suffix in _SUFFIXES:
+            return _SUFFIXES[suffix]
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             return "saved"
         if any(path.glob("*.parquet")):
             return "parquet"
-        if any(path.glob("*.tar")):
+        if any(any(path.glob(ending)) for ending in ("*.tar", "*.tar.gz", "*.tgz")):
             return "shards"
         raise SourceError(
-            f"{self.path} holds no data that is known: give a file that ends in {', '.join(_SUFFIXES)}, "
+            f"{self.path} holds no data that is known: give a file that ends in {', '.join(_SUFFIXES)} (packed: .gz), "
             f"a folder of .parquet or .tar files, a folder that Dataset.save_to_disk wrote, or {HUB}owner/name"
         )
 

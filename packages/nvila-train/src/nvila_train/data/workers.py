@@ -1,5 +1,6 @@
 """Work done ahead in other processes, its results in order."""
 
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from typing import Any, Generic, TypeVar
@@ -25,6 +26,11 @@ class _Calls(Dataset[Any]):
         return self.make(key)
 
 
+def leave_interrupts(_: int) -> None:
+    """Leave Ctrl-C to the process that trains: it finishes its step, for which it may need this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def in_order(make: Callable[[Key], Made], keys: Iterable[Key], *, workers: int) -> Iterator[Made]:
     """``make`` of each key, in the order of the keys, computed by ``workers`` processes (0: by this one).
 
@@ -38,6 +44,7 @@ def in_order(make: Callable[[Key], Made], keys: Iterable[Key], *, workers: int) 
         batch_size=None,
         num_workers=workers,
         prefetch_factor=AHEAD,
+        worker_init_fn=leave_interrupts,
     )
     return iter(loader)
 

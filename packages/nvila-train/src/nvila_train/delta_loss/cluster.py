@@ -9,9 +9,8 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from nvila_model.inputs.media import Image, MediaError, Video
-from nvila_model.inputs.messages import Conversation, read_conversation
-from nvila_model.nvila import NVILA
+from nvila_model import NVILA, Image, MediaError, Video
+from nvila_model.inputs import Conversation, read_conversation
 from nvila_tiling import DynamicS2, DynamicTiles, SingleTile, Tiler
 
 from nvila_train.delta_loss.choices import DeltaLossError

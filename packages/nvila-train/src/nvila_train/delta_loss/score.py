@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from nvila_train.delta_loss.choices import DeltaLossError, Normalize
 
 if TYPE_CHECKING:
-    from nvila_model.inputs.messages import Conversation
-    from nvila_model.nvila import NVILA
+    from nvila_model import NVILA
+    from nvila_model.inputs import Conversation
 
     from nvila_train.delta_loss.forward.log_probabilities import LogProbability
     from nvila_train.delta_loss.forward.windows import Sample

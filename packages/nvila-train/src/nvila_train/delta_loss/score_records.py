@@ -13,8 +13,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from nvila_model.inputs.messages import Conversation
-from nvila_model.nvila import NVILA
+from nvila_model import NVILA
+from nvila_model.inputs import Conversation
 
 from nvila_train.delta_loss.choices import DeltaLossError
 from nvila_train.delta_loss.score import POSITIONS, WINDOW, delta_loss
@@ -73,7 +73,7 @@ def score_records(
                 scores = delta_loss(
                     _conversations(records, rows, sources),
                     *(large, small),
-                    positions=positions, window=window, workers=workers, first=start,
+                    positions=positions, window=window, workers=workers, first=records.number(start),
                 )  # fmt: skip
                 Scores.of(rows, sources, list(scores), facts=facts).write(path)
             if report:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from nvila_train.data.stored.tar_shards import shard_names
+from nvila_train.data.stored.shard_names import shard_names
 from nvila_train.delta_loss.choices import DeltaLossError
 from nvila_train.delta_loss.storage.records import Records
 

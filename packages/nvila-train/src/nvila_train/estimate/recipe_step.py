@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from nvila_model.config import NVILAConfig
-from nvila_model.presets import list_models, preset
+from nvila_model import NVILAConfig, list_models, preset
 
 from nvila_train.model_size import description
 from nvila_train.recipe import Recipe, RecipeError, Tune, recipe_path

@@ -17,9 +17,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from nvila_model.checkpoint.loading import set_parameter
-from nvila_model.config import NVILAConfig
-from nvila_model.nvila import NVILA
+from nvila_model import NVILA, NVILAConfig
+from nvila_model.checkpoint import set_parameter
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 

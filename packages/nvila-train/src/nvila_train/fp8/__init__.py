@@ -18,7 +18,7 @@ from functools import partial
 
 import torch.nn.functional as F
 from nvila_kernels import DelayedScale
-from nvila_model.network.qwen2 import GatedMLP, RMSNorm
+from nvila_model.network import GatedMLP, RMSNorm
 from torch import Tensor, nn
 
 from nvila_train.fp8.engine import borrowed, engine

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any, Final
 
-from nvila_model.inputs.media import Image, Video
+from nvila_model import Image, Video
 
 from nvila_train.nano.drawing import Scene
 from nvila_train.nano.drawing.clips import Story

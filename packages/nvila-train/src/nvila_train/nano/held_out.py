@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from random import Random
 
 import PIL.Image
-from nvila_model.inputs.media import Image, Video
+from nvila_model import Image, Video
 
 from nvila_train.evaluate import ExamQuestion, Result
 from nvila_train.nano.drawing import KINDS, Scene, draw

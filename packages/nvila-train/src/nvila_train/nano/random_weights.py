@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from typing import cast
 
 import torch
-from nvila_model.config import NVILAConfig
-from nvila_model.inputs.tokenizer import Tokenizer
-from nvila_model.network.qwen2 import Block
-from nvila_model.network.vision import VisionTower
-from nvila_model.nvila import NVILA
+from nvila_model import NVILA, NVILAConfig
+from nvila_model.inputs import Tokenizer
+from nvila_model.network import Block, VisionTower
 from torch import nn
 
 from nvila_train.nano.patch_heads import PatchHeads

@@ -13,8 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from nvila_model.inputs.tokenizer import MEDIA_TOKENS, Tokenizer
-from nvila_model.inputs.tokenizer_files import QWEN2_SPLIT
+from nvila_model.inputs import MEDIA_TOKENS, QWEN2_SPLIT, Tokenizer
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 

@@ -8,7 +8,7 @@ and ``NVILA.from_pretrained(adapter=...)`` do.
 from pathlib import Path
 from typing import Any, Final
 
-from nvila_model.nvila import NVILA
+from nvila_model import NVILA
 from safetensors.torch import save_file
 from torch import nn
 

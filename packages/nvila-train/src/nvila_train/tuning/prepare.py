@@ -15,8 +15,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final, Literal, cast, get_args
 
-from nvila_model.network.qwen2 import RMSNorm
-from nvila_model.nvila import NVILA
+from nvila_model import NVILA
+from nvila_model.network import RMSNorm
 from torch import nn
 
 from nvila_train.tuning.nf4 import extra, is_packed, pack_linears, unpacked

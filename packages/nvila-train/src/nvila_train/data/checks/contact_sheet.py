@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import PIL.Image
-from nvila_model.inputs.media import Image, Video
-from nvila_model.inputs.sources import MediaError
+from nvila_model import Image, MediaError, Video
 from PIL import ImageDraw, ImageFont
 
 from nvila_train.data.conversations import Sample

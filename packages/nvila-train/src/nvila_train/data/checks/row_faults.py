@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from nvila_model.inputs.llava import read_llava
-from nvila_model.inputs.media import Image
-from nvila_model.inputs.sources import MediaError
-from nvila_model.nvila import NVILA
+from nvila_model import NVILA, Image
+from nvila_model.inputs import read_llava
 
-from nvila_train.data.conversations import Sample
-from nvila_train.data.record import RecordError, as_record, faults, media_of
+from nvila_train.data.conversations import Sample, read_record
+from nvila_train.data.reader import plainly
+from nvila_train.data.record import RecordError, media_of
+from nvila_train.data.record_faults import faults
 from nvila_train.data.source import DataSource
 from nvila_train.data.stored.open_rows import open_rows
 from nvila_train.data.stored.stream import Stream
@@ -24,7 +24,7 @@ class RowFault:
     """One fault.
 
     Attributes:
-        row: from 0.
+        row: as people count: the number of its line, or from 1.
         field: the part of the record, such as ``image[1]``; ``model`` for what only the model refuses.
         problem: half a sentence.
     """
@@ -74,14 +74,14 @@ def check(
     """
     found = Report()
     spacing = 1
-    for row, read in stored_rows(source):
-        if row == limit:
+    for place, (row, read) in enumerate(stored_rows(source)):
+        if place == limit:
             break
-        told, sample = looked_at(row, read, source, model, found)
+        found_here, sample = looked_at(row, read, source, model, found)
         found.rows += 1
-        found.faulty += bool(told)
-        found.faults += told
-        if sample is not None and row % spacing == 0:
+        found.faulty += bool(found_here)
+        found.faults += found_here
+        if sample is not None and place % spacing == 0:
             found.samples.append(sample)
             if len(found.samples) == 2 * SHOWN:  # every other one, so that they stay spread over what was seen
                 found.samples, spacing = found.samples[::2], 2 * spacing
@@ -95,10 +95,10 @@ def stored_rows(source: DataSource) -> Iterator[tuple[int, Callable[[], Any]]]:
     rows = open_rows(source)
     if isinstance(rows, Stream):
         for number, stored in enumerate(rows):
-            yield number, lambda stored=stored: rows.read(stored)
+            yield number + 1, lambda stored=stored: rows.read(stored)
     else:
         for number in range(len(rows)):
-            yield number, lambda number=number: rows[number]
+            yield rows.number(number), lambda number=number: rows[number]
 
 
 def looked_at(
@@ -106,21 +106,21 @@ def looked_at(
 ) -> tuple[list[RowFault], Sample | None]:
     """The faults of a row; if there are none its numbers are added to ``found``."""
     try:
-        record = as_record(read())
+        record = read_record(read)
     except RecordError as error:
         return [RowFault(row=row, field=error.field, problem=error.problem)], None
-    told = [
+    found_here = [
         RowFault(row=row, field=fault.field, problem=fault.problem) for fault in faults(record, folder=source.folder)
     ]
-    named = {fault.field for fault in told}
-    told += [fault for fault in unreadable(row, record, source) if fault.field not in named]
-    if told:
-        return told, None
+    named = {fault.field for fault in found_here}
+    found_here += [fault for fault in unreadable(row, record, source) if fault.field not in named]
+    if found_here:
+        return found_here, None
     try:
         messages = read_llava(record, folder=source.folder)
         inputs = model.needed_processor().for_training(messages)
-    except (ValueError, OSError) as error:
-        return [RowFault(row=row, field="model", problem=str(error))], None
+    except Exception as error:
+        return [RowFault(row=row, field="model", problem=plainly(error))], None
     found.images += len(inputs.images)
     found.videos += len(inputs.videos)
     found.turns += sum(turn["from"] == "gpt" for turn in record["conversations"])
@@ -134,14 +134,16 @@ def unreadable(row: int, record: dict[str, Any], source: DataSource) -> Iterator
     for number, picture in enumerate(media_of(record, "image")):
         many = isinstance(record["image"], (list, tuple))
         try:
-            (image,) = read_llava({"conversations": [ASKED], "image": picture}, folder=source.folder)[0]["content"][:1]
+            (image,) = read_llava({"conversations": [QUESTION], "image": picture}, folder=source.folder)[0]["content"][
+                :1
+            ]
             assert isinstance(image, Image)
             image.load()
-        except MediaError as error:
-            yield RowFault(row=row, field=f"image[{number}]" if many else "image", problem=str(error))
+        except Exception as error:
+            yield RowFault(row=row, field=f"image[{number}]" if many else "image", problem=plainly(error))
 
 
-ASKED = {"from": "human", "value": "?"}
+QUESTION = {"from": "human", "value": "?"}
 """A question that a picture alone can stand before."""
 
 

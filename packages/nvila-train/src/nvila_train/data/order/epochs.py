@@ -45,6 +45,10 @@ class Deck:
     def read(self, source: int, row: int) -> Any:
         return self.rows[source][row]
 
+    def number(self, source: int, row: int) -> int:
+        """How people count a row."""
+        return self.rows[source].number(row)
+
 
 class Windows:
     """One source that is read from front to back.
@@ -78,6 +82,10 @@ class Windows:
     def read(self, source: int, row: int) -> Any:
         """The row, which ``find`` has just told."""
         return self.stream.read(self._rows[row - self._start])
+
+    def number(self, source: int, row: int) -> int:
+        """How people count a row: from 1."""
+        return row + 1
 
     def _fill(self, start: int, epoch: int) -> None:
         if (start, epoch) != (self._start, self._epoch):

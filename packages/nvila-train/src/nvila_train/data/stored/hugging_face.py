@@ -27,6 +27,10 @@ class TableRows:
     def __getitem__(self, row: int) -> dict[str, Any]:
         return self.table[row].to_pylist()[0]
 
+    def number(self, row: int) -> int:
+        """The number of a row, from 1."""
+        return row + 1
+
 
 def open_table(source: DataSource) -> Any:
     """The ``datasets.Dataset`` of a source, or ``IterableDataset`` if it is streamed.
@@ -35,7 +39,6 @@ def open_table(source: DataSource) -> Any:
     """
     try:
         import datasets
-        from datasets.exceptions import DatasetsError
     except ImportError:
         raise SourceError(f"{source.path} is read by datasets: pip install 'nvila-train[data]'") from None
     try:
@@ -48,7 +51,7 @@ def open_table(source: DataSource) -> Any:
             case _:
                 name = source.path.removeprefix(HUB)
                 table = datasets.load_dataset(name, split=source.split, streaming=source.streaming)
-    except (OSError, ValueError, DatasetsError) as error:
+    except Exception as error:  # whatever the libraries underneath raise
         reason = " ".join(str(error).split())
         raise SourceError(f"cannot open {source.path}: {reason}") from None
     if isinstance(table, dict):

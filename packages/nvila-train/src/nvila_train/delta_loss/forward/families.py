@@ -15,8 +15,9 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from nvila_model.inputs.model_inputs import ModelInputs
-from nvila_model.network.fusion import IGNORE, fuse
+from nvila_model import ModelInputs
+from nvila_model.inputs import IGNORE
+from nvila_model.network import fuse
 from torch import Tensor
 
 from nvila_train.packing import Branches

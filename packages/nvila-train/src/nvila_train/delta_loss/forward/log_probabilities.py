@@ -6,17 +6,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from nvila_model.inputs.model_inputs import ModelInputs
-from nvila_model.network.fusion import IGNORE, fuse, padded
-from nvila_model.network.vlm import VISION_BATCH
-from nvila_model.nvila import NVILA
+from nvila_model import NVILA, ModelInputs
+from nvila_model.inputs import IGNORE
+from nvila_model.network import VISION_BATCH, fuse, padded, segment_mask
 from torch import Tensor
 
 from nvila_train.delta_loss.forward.batches import batches
 from nvila_train.delta_loss.forward.distinct_tiles import distinct
 from nvila_train.delta_loss.forward.families import Family, beginnings, families, segments_of
 from nvila_train.delta_loss.forward.windows import answer_tokens
-from nvila_train.packing import segment_mask
 
 SCORED_AT_ONCE = 2048
 """Positions whose scores over the vocabulary exist at the same time."""

@@ -14,12 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from nvila_model.inputs.media import Image, Video
-from nvila_model.inputs.messages import Conversation, read_conversation
-from nvila_model.inputs.model_inputs import ModelInputs, TiledVideo
-from nvila_model.inputs.processor import Processor
-from nvila_model.inputs.tokenizer import Tokenizer
-from nvila_model.network.fusion import IGNORE
+from nvila_model import Image, ModelInputs, Processor, Video
+from nvila_model.inputs import IGNORE, Conversation, TiledVideo, Tokenizer, read_conversation
 from nvila_tiling import TiledImage
 
 from nvila_train.delta_loss.choices import DeltaLossError

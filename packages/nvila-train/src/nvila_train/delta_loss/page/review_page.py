@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from html import escape
 
 import numpy as np
-from nvila_model.inputs.media import Image, Video
-from nvila_model.inputs.messages import Part, read_conversation
+from nvila_model import Image, Video
+from nvila_model.inputs import Part, read_conversation
 from PIL import Image as PILImage
 
 from nvila_train.delta_loss.choices import By, Normalize
@@ -103,7 +103,7 @@ def _card(scores: Scores, pruned: Pruned, records: Records, delta: np.ndarray, p
     row = int(scores.row[place])
     stays = bool(pruned.kept[place])
     totals = f"large {scores.large[place]:.2f}, small {scores.small[place]:.2f}"
-    words = f"row {row}, {scores.source[place]}: {'stays' if stays else 'goes'}"
+    words = f"row {records.number(row)}, {scores.source[place]}: {'stays' if stays else 'goes'}"
     parts = [f'<p class="score"><b>{delta[place]:+.3f}</b> ({totals})<br>{escape(words)}</p>']
     for turn in read_conversation(records.messages(row)):
         for part in turn.parts:

@@ -43,7 +43,10 @@ class Array:
 
 
 def line_of(row: Any) -> bytes:
-    return json.dumps(row, ensure_ascii=False).encode()
+    try:
+        return json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return json.dumps(row).encode()
 
 
 def digest(lines: Iterable[bytes]) -> str:

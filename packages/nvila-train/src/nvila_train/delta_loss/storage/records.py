@@ -6,17 +6,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nvila_model.inputs.llava import read_llava
-from nvila_model.inputs.messages import Message
+from nvila_model.inputs import Message, read_llava
 
 from nvila_train.data.conversations import Sample, read_sample
 from nvila_train.data.record import as_record
 from nvila_train.data.source import DataSource
+from nvila_train.data.stored.csv_rows import CsvRows
 from nvila_train.data.stored.hugging_face import TableRows
-from nvila_train.data.stored.json_files import JsonlRows
+from nvila_train.data.stored.json_files import ArrayRows, JsonlRows
 from nvila_train.data.stored.open_rows import Rows, open_rows
 from nvila_train.data.stored.tar_shards import ShardRows
 from nvila_train.delta_loss.choices import DeltaLossError
+from nvila_train.delta_loss.storage.csv_form import Csv
 from nvila_train.delta_loss.storage.form import Storage
 from nvila_train.delta_loss.storage.json_form import Array, Lines
 from nvila_train.delta_loss.storage.table_form import Table
@@ -52,8 +53,10 @@ class Records:
                 storage = Tars(rows)
             case TableRows():
                 storage = Table(rows)
-            case list():
-                storage = Array(rows)
+            case CsvRows():
+                storage = Csv(rows)
+            case ArrayRows():
+                storage = Array(rows.rows)
             case _:
                 remedy = "leave out streaming" if source.streaming else "download it first"
                 raise DeltaLossError(
@@ -69,9 +72,13 @@ class Records:
         """What tells whether scores belong to these rows; see ``storage``."""
         return self.storage.digest()
 
+    def number(self, row: int) -> int:
+        """How people count a row: the number of its line, or from 1."""
+        return self.rows.number(row)
+
     def sample(self, row: int) -> Sample:
         """A row that is sound. Raises: SampleError naming the row and the field at fault."""
-        return read_sample(lambda: self.rows[row], self.source, row)
+        return read_sample(lambda: self.rows[row], self.source, self.number(row))
 
     def messages(self, row: int) -> list[Message]:
         """The messages of a row whose media may have gone since it was found sound."""

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from nvila_model.inputs.media import Image, Video
-from nvila_model.inputs.model_inputs import ModelInputs
+from nvila_model import Image, ModelInputs, Video
 from torch import Tensor
 
 from nvila_train.nano.dialogue import conversation, turns

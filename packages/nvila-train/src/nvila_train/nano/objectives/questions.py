@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from nvila_model.inputs.labels import LabelledText, label_answers
-from nvila_model.inputs.media import Image, Video
-from nvila_model.inputs.model_inputs import ModelInputs
-from nvila_model.inputs.tokenizer import IMAGE_TOKEN, VIDEO_TOKEN
-from nvila_model.network.fusion import IGNORE, padded
+from nvila_model import Image, ModelInputs, Video
+from nvila_model.inputs import IGNORE, IMAGE_TOKEN, VIDEO_TOKEN, LabelledText, label_answers
+from nvila_model.network import padded
 from torch import Tensor
 
 from nvila_train.nano.dialogue import conversation, turns

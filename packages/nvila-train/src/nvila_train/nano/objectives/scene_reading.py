@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from nvila_model.inputs.labels import LabelledText, label_answers
-from nvila_model.inputs.model_inputs import MediaSlot, ModelInputs
-from nvila_model.inputs.tokenizer import IMAGE_TOKEN, VIDEO_TOKEN
-from nvila_model.network.fusion import fuse
+from nvila_model import ModelInputs
+from nvila_model.inputs import IMAGE_TOKEN, VIDEO_TOKEN, LabelledText, MediaSlot, label_answers
+from nvila_model.network import fuse
 from nvila_tiling import Grid
 from torch import Tensor
 
