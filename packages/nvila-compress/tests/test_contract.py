@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from nvila_compress.contract import CONTEXT
 from torch import Tensor, nn
 
 CHANNELS = 16
-NAMES = list_compressors()
+NAMES = [name for name in list_compressors() if not name.endswith("-256")]  # twins of the -121
 GRIDS = [(6, 6), (7, 5), (1, 10), (3, 8), (1, 1)]
 
 
@@ -151,18 +152,21 @@ def test_gradients_flow(compressor: nn.Module) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_dtypes(compressor: nn.Module, dtype: torch.dtype) -> None:
     tokens = draw(7, 5).to(dtype)  # the same numbers in every precision, so that the same tokens are chosen
-    expected = run(compressor, tokens.float(), (7, 5))
-    out = compressor.to(dtype)(tokens, (7, 5), **context_of(compressor, tokens))
+    context = context_of(compressor, tokens)
+    expected = compressor(tokens.float(), (7, 5), **{key: value.float() for key, value in context.items()})
+    out = compressor.to(dtype)(tokens, (7, 5), **context)
     compressor.float()
     assert out.dtype == dtype
     tolerance = {torch.float32: 0.0, torch.bfloat16: 6e-2, torch.float16: 8e-3}[dtype]
     torch.testing.assert_close(out.float(), expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize(
-    "name",  # the 256-token twins trace the same code, slowly
-    [pytest.param(name, marks=pytest.mark.slow if name.endswith("-256") else ()) for name in NAMES],
-)
+def fast(*names: str) -> list[Any]:
+    """All names, of which only these are traced by default: the others take the same way, for seconds each."""
+    return [pytest.param(name, marks=() if name in names else pytest.mark.slow) for name in NAMES]
+
+
+@pytest.mark.parametrize("name", fast("stc-3x3", "temporal-4", "perceiver-121", "divprune-25%", "tome-25%"))
 def test_compiles_to_one_graph(name: str) -> None:
     torch.compiler.reset()
     compressor = build(name, channels=CHANNELS).eval()
@@ -183,9 +187,7 @@ def test_compiled_gradients(name: str) -> None:
     torch.testing.assert_close(traced.grad, eager.grad)
 
 
-@pytest.mark.parametrize(
-    "name", ["stc-3x3", *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name != "stc-3x3")]
-)
+@pytest.mark.parametrize("name", fast("stc-3x3"))
 def test_compiles_with_inductor(name: str) -> None:
     torch.compiler.reset()
     compressor = build(name, channels=CHANNELS).eval()
@@ -206,8 +208,11 @@ def test_compiled_once_for_many_grids(name: str) -> None:
         torch.testing.assert_close(compiled(draw(*grid), given), compressor(draw(*grid), given))
 
 
-def test_exports(compressor: nn.Module) -> None:
+@pytest.mark.parametrize("name", fast("stc-3x3", "temporal-4", "token-learner-121", "dart-25%", "tome-25%"))
+def test_exports(name: str) -> None:
     """One program for any batch; in time, the number of frames is part of the program."""
+    torch.manual_seed(0)
+    compressor = build(name, channels=CHANNELS).eval()
     grid, tokens = (4, 9), draw(4, 9)
     context = context_of(compressor, tokens)
     batch = torch.export.Dim("batch", min=1, max=64)

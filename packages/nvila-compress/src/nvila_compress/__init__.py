@@ -1,26 +1,42 @@
 """Visual token compressors for any vision-language model."""
 
+from nvila_compress.choose.attention import attention_received
 from nvila_compress.choose.baselines import RandomChoice, UniformChoice
+from nvila_compress.choose.cdpruner import CDPruner
+from nvila_compress.choose.dart import DART
+from nvila_compress.choose.divprune import DivPrune
+from nvila_compress.choose.prumerge import PruMerge
+from nvila_compress.choose.visionzip import VisionZip
 from nvila_compress.contract import Choose, Compressor, Fold, GridError
 from nvila_compress.fold.perceiver import PerceiverResampler
 from nvila_compress.fold.spatial_to_channel import SpatialToChannel, channel_to_spatial
 from nvila_compress.fold.token_learner import TokenLearner
+from nvila_compress.merge.pairs import Merge
+from nvila_compress.merge.tome import ToMe
 from nvila_compress.registry import build, describe, from_description, list_compressors, register
 from nvila_compress.video.spatio_temporal import SpatioTemporalPool
 from nvila_compress.video.temporal_average import TemporalAverage
 
 __all__ = [
+    "DART",
+    "CDPruner",
     "Choose",
     "Compressor",
+    "DivPrune",
     "Fold",
     "GridError",
+    "Merge",
     "PerceiverResampler",
+    "PruMerge",
     "RandomChoice",
     "SpatialToChannel",
     "SpatioTemporalPool",
     "TemporalAverage",
+    "ToMe",
     "TokenLearner",
     "UniformChoice",
+    "VisionZip",
+    "attention_received",
     "build",
     "channel_to_spatial",
     "describe",

@@ -14,10 +14,16 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from nvila_compress.choose.baselines import RandomChoice, UniformChoice
+from nvila_compress.choose.cdpruner import CDPruner
+from nvila_compress.choose.dart import DART
+from nvila_compress.choose.divprune import DivPrune
+from nvila_compress.choose.prumerge import PruMerge
+from nvila_compress.choose.visionzip import VisionZip
 from nvila_compress.contract import Choose, Compressor
 from nvila_compress.fold.perceiver import PerceiverResampler
 from nvila_compress.fold.spatial_to_channel import SpatialToChannel
 from nvila_compress.fold.token_learner import TokenLearner
+from nvila_compress.merge.tome import ToMe
 from nvila_compress.video.temporal_average import TemporalAverage
 
 SIGLIP_WIDTH = 1152
@@ -187,3 +193,9 @@ register("token-learner", TokenLearner, argument="tokens", sizes=("121", "256"))
 register("perceiver", PerceiverResampler, argument="tokens", sizes=("121", "256"))
 register("random", RandomChoice)
 register("uniform", UniformChoice)
+register("divprune", DivPrune)
+register("dart", DART)
+register("cdpruner", CDPruner)
+register("visionzip", VisionZip)
+register("prumerge", PruMerge)
+register("tome", ToMe)
