@@ -27,9 +27,9 @@ MAY_IMPORT = {
 PUBLIC = {
     "tiling": """DynamicS2 DynamicTiles Grid GridError ImageError SingleTile TilePlan TiledImage Tiler TilingError
         draw_plan image_to_tile merge_grid merge_scales split_grid tile_many tile_to_image""",
-    "compress": """CDPruner Choose Compressor DART DivPrune Fold GridError Merge PerceiverResampler PruMerge
-        RandomChoice SpatialToChannel SpatioTemporalPool TemporalAverage ToMe TokenLearner
-        UniformChoice VisionZip attention_received build channel_to_spatial describe
+    "compress": """CDPruner Choose Compressor DART DivPrune EVS FastVID Fold GridError Merge PerceiverResampler
+        PruMerge RandomChoice SpatialToChannel SpatioTemporalPool TemporalAverage ToMe TokenLearner
+        UniformChoice VidCom2 VisionZip attention_received build channel_to_spatial describe
         from_description list_compressors register""",
     "kernels": """DelayedScale Int4Linear Int8Linear QuantPolicy W4A16 W8A8 available_backends awq_scales cast_fp8
         fp8_linear pack_int4 quantize_ smooth_scales unpack_int4 use_backend w4a16_linear w8a8_linear""",

@@ -14,15 +14,20 @@ from nvila_compress.fold.token_learner import TokenLearner
 from nvila_compress.merge.pairs import Merge
 from nvila_compress.merge.tome import ToMe
 from nvila_compress.registry import build, describe, from_description, list_compressors, register
+from nvila_compress.video.evs import EVS
+from nvila_compress.video.fastvid import FastVID
 from nvila_compress.video.spatio_temporal import SpatioTemporalPool
 from nvila_compress.video.temporal_average import TemporalAverage
+from nvila_compress.video.vidcom2 import VidCom2
 
 __all__ = [
     "DART",
+    "EVS",
     "CDPruner",
     "Choose",
     "Compressor",
     "DivPrune",
+    "FastVID",
     "Fold",
     "GridError",
     "Merge",
@@ -35,6 +40,7 @@ __all__ = [
     "ToMe",
     "TokenLearner",
     "UniformChoice",
+    "VidCom2",
     "VisionZip",
     "attention_received",
     "build",

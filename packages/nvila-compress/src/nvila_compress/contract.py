@@ -259,6 +259,8 @@ class Choose(nn.Module, ABC):
         check_axes(tokens)
         grid = grid_or_row(tokens.shape[1], grid)
         check_context(type(self).__name__, self.needs, context, tokens)
+        if self.in_time and tokens.shape[0] < 1:
+            raise GridError("0 frames have no tokens to choose from: pass those of at least one frame")
         count = budget(self.keep, tokens.shape[0] * tokens.shape[1] if self.in_time else tokens.shape[1])
         return self.choose(tokens, count, grid, **context)
 

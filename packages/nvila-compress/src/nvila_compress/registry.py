@@ -24,7 +24,10 @@ from nvila_compress.fold.perceiver import PerceiverResampler
 from nvila_compress.fold.spatial_to_channel import SpatialToChannel
 from nvila_compress.fold.token_learner import TokenLearner
 from nvila_compress.merge.tome import ToMe
+from nvila_compress.video.evs import EVS
+from nvila_compress.video.fastvid import FastVID
 from nvila_compress.video.temporal_average import TemporalAverage
+from nvila_compress.video.vidcom2 import VidCom2
 
 SIGLIP_WIDTH = 1152
 
@@ -199,3 +202,6 @@ register("cdpruner", CDPruner)
 register("visionzip", VisionZip)
 register("prumerge", PruMerge)
 register("tome", ToMe)
+register("evs", EVS)
+register("vidcom2", VidCom2)
+register("fastvid", FastVID)

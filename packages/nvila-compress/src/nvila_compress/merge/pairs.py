@@ -24,28 +24,28 @@ class Merge(Choose):
 
     @abstractmethod
     def pair(self, tokens: Tensor, count: int, grid: tuple[int, int], **context: Tensor) -> Tensor:
-        """For each token the position of the one it joins, ``[b, n, c]`` -> ``[b, n]``.
+        """For each token the position of the one it joins, ``[b, n, c]`` -> ``[b, n]``; a video is one row.
 
         Exactly ``count`` tokens of a row join themselves: they keep their positions. ``-1`` is for a token that is
         dropped.
         """
         ...
 
-    def weigh(self, tokens: Tensor, **context: Tensor) -> Tensor:
-        """The weight of each token in its mean, ``[b, n]``, above 0."""
-        return tokens.new_ones(tokens.shape[:2])
+    def weigh(self, tokens: Tensor, owners: Tensor, **context: Tensor) -> Tensor:
+        """The weight of each token in its mean, above 0, given what ``pair`` returned: ``[b, n]``."""
+        return tokens.new_ones(owners.shape)
 
     def choose(self, tokens: Tensor, count: int, grid: tuple[int, int], **context: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False):
             raised = {key: in_float32(value) for key, value in context.items()}
             owners = self.pair(in_float32(tokens), count, grid, **raised)
-            weights = self.weigh(in_float32(tokens), **raised)
+            weights = self.weigh(in_float32(tokens), owners, **raised)
             stays = owners == torch.arange(owners.shape[1], device=owners.device)
             positions = highest(stays.float(), count)
             slots = (stays.cumsum(dim=1) - 1).gather(1, owners.clamp_min(0))
             slots = torch.where(owners < 0, count, slots)
         if self.in_time:
-            tokens, weights = rearrange(tokens, "t n c -> 1 (t n) c"), weights.reshape(1, -1)
+            tokens = rearrange(tokens, "t n c -> 1 (t n) c")
         return mean_of_groups(tokens, weights, slots, count), positions
 
 
