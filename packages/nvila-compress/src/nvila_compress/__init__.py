@@ -1,21 +1,52 @@
 """Visual token compressors for any vision-language model."""
 
-from nvila_compress.contract import Compressor, GridError
-from nvila_compress.perceiver import PerceiverResampler
-from nvila_compress.registry import build, list_compressors
-from nvila_compress.spatial import SpatialToChannel, channel_to_spatial
-from nvila_compress.temporal import SpatioTemporalPool, TemporalAverage
-from nvila_compress.token_learner import TokenLearner
+from nvila_compress.choose.attention import attention_received
+from nvila_compress.choose.baselines import RandomChoice, UniformChoice
+from nvila_compress.choose.cdpruner import CDPruner
+from nvila_compress.choose.dart import DART
+from nvila_compress.choose.divprune import DivPrune
+from nvila_compress.choose.prumerge import PruMerge
+from nvila_compress.choose.visionzip import VisionZip
+from nvila_compress.contract import Choose, Compressor, Fold, GridError
+from nvila_compress.fold.perceiver import PerceiverResampler
+from nvila_compress.fold.spatial_to_channel import SpatialToChannel, channel_to_spatial
+from nvila_compress.fold.token_learner import TokenLearner
+from nvila_compress.merge.pairs import Merge
+from nvila_compress.merge.tome import ToMe
+from nvila_compress.registry import build, describe, from_description, list_compressors, register
+from nvila_compress.video.evs import EVS
+from nvila_compress.video.fastvid import FastVID
+from nvila_compress.video.spatio_temporal import SpatioTemporalPool
+from nvila_compress.video.temporal_average import TemporalAverage
+from nvila_compress.video.vidcom2 import VidCom2
 
 __all__ = [
+    "DART",
+    "EVS",
+    "CDPruner",
+    "Choose",
     "Compressor",
+    "DivPrune",
+    "FastVID",
+    "Fold",
     "GridError",
+    "Merge",
     "PerceiverResampler",
+    "PruMerge",
+    "RandomChoice",
     "SpatialToChannel",
     "SpatioTemporalPool",
     "TemporalAverage",
+    "ToMe",
     "TokenLearner",
+    "UniformChoice",
+    "VidCom2",
+    "VisionZip",
+    "attention_received",
     "build",
     "channel_to_spatial",
+    "describe",
+    "from_description",
     "list_compressors",
+    "register",
 ]

@@ -14,7 +14,6 @@ from torch import nn
 
 from nvila_compress.adapters.linear import CompressedLinear
 from nvila_compress.contract import Compressor, resolve_grid
-from nvila_compress.temporal import TemporalAverage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,17 +114,17 @@ def attach(model: nn.Module, processor: Any, compressor: Compressor) -> Attached
             f"no adapter for {model_type!r} models (there is one for {', '.join(_FAMILIES)}): "
             "replace the first linear layer of its projector by CompressedLinear"
         )
-    if isinstance(compressor, TemporalAverage):
+    if "previous_frame" in compressor.needs:
         raise ValueError(f"{compressor} would mix different images: pass a spatial compressor")
     family = _FAMILIES[model_type]
     name, linear = _first_linear(model, family.layer)
     before = family.count.get(processor)
-    rows, columns = compressor.out_grid(resolve_grid(before, None))
+    after = compressor.out_count(resolve_grid(before, None))
     compressed = CompressedLinear(compressor, linear).train(model.training)
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, compressed)
-    family.count.set(processor, rows * columns)
-    return Attached(layer=name, tokens_before=before, tokens_after=rows * columns)
+    family.count.set(processor, after)
+    return Attached(layer=name, tokens_before=before, tokens_after=after)
 
 
 def _first_linear(model: nn.Module, layer: str) -> tuple[str, nn.Linear]:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from itertools import pairwise
 
-from nvila_compress import Compressor, SpatialToChannel
+from nvila_compress import Compressor, Fold, SpatialToChannel
 from torch import Tensor, nn
 
 LAYER_NORM_EPS = 1e-5
@@ -32,19 +32,20 @@ class Projector(nn.Module):
         return self.layers(tokens)
 
 
-class NoCompression(nn.Module):
+class NoCompression(Fold):
     """Every token stays; the compressor of the types that fold nothing."""
 
-    ratio = 1.0
+    grid_free = True
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    @property
+    def ratio(self) -> float:
+        return 1.0
+
+    def fold(self, tokens: Tensor, grid: tuple[int, int], **context: Tensor) -> Tensor:
         return tokens
 
     def out_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
         return grid
-
-    def out_channels(self, channels: int) -> int:
-        return channels
 
 
 def mlp(widths: list[int], *, normed: int, first: int) -> Projector:

@@ -8,10 +8,10 @@ pre-training has 70.8).
 from einops import rearrange
 from torch import Tensor, einsum, nn
 
-from nvila_compress.contract import REFERENCE_GRID, check_axes, resolve_grid, square_or_row
+from nvila_compress.contract import Fold, square_or_row
 
 
-class TokenLearner(nn.Module):
+class TokenLearner(Fold):
     """Choose a fixed number of tokens, each a learned weighted mean of all tokens.
 
     ``weights = softmax_n(W2 gelu(W1 norm(x)))`` over the ``n = h*w`` inputs, ``y = weights^T x``.
@@ -29,23 +29,21 @@ class TokenLearner(nn.Module):
         NVILA, Table 1.
     """
 
+    grid_free = True
+
     def __init__(self, *, channels: int, tokens: int = 121, hidden: int = 64) -> None:
         super().__init__()
         if min(channels, tokens, hidden) < 1:
             raise ValueError(f"channels {channels}, tokens {tokens}, hidden {hidden}: each must be at least 1")
         self.channels = channels
         self.tokens = tokens
+        self.hidden = hidden
         self.weights = nn.Sequential(
             nn.LayerNorm(channels),
             nn.Linear(channels, hidden),
             nn.GELU(),
             nn.Linear(hidden, tokens, bias=False),
         )
-
-    @property
-    def ratio(self) -> float:
-        """Against the 1024 tokens of a 448 px tile."""
-        return REFERENCE_GRID[0] * REFERENCE_GRID[1] / self.tokens
 
     def out_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
         """A square of ``tokens``, or one row where they make no square: they have no place in the image."""
@@ -56,10 +54,7 @@ class TokenLearner(nn.Module):
             raise ValueError(f"tokens {channels} wide, but built for {self.channels}: pass channels={channels}")
         return channels
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        check_axes(tokens)
-        if grid is not None:
-            resolve_grid(tokens.shape[1], grid)
+    def fold(self, tokens: Tensor, grid: tuple[int, int], **context: Tensor) -> Tensor:
         self.out_channels(tokens.shape[2])
         weights = rearrange(self.weights(tokens), "b n t -> b t n").softmax(dim=-1)
         return einsum("b t n, b n c -> b t c", weights, tokens)

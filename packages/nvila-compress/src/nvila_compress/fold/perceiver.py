@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from nvila_compress.contract import REFERENCE_GRID, check_axes, resolve_grid, square_or_row
+from nvila_compress.contract import Fold, square_or_row
 
 
-class PerceiverResampler(nn.Module):
+class PerceiverResampler(Fold):
     """Read the tokens into a fixed number of learned latents.
 
     Each layer: ``z = z + attention(norm(z), [norm(x), norm(z)])``, ``z = z + feed_forward(z)``; last
@@ -34,6 +34,8 @@ class PerceiverResampler(nn.Module):
         embeddings, since each row holds one image; NVILA, Table 1.
     """
 
+    grid_free = True
+
     def __init__(
         self,
         *,
@@ -52,16 +54,15 @@ class PerceiverResampler(nn.Module):
             )
         self.channels = channels
         self.tokens = tokens
+        self.depth = depth
+        self.heads = heads
+        self.head_dim = head_dim
+        self.expansion = expansion
         self.latents = nn.Parameter(torch.randn(tokens, channels) * 0.02)
         self.layers = nn.ModuleList(
             ResamplerLayer(channels=channels, heads=heads, head_dim=head_dim, expansion=expansion) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(channels)
-
-    @property
-    def ratio(self) -> float:
-        """Against the 1024 tokens of a 448 px tile."""
-        return REFERENCE_GRID[0] * REFERENCE_GRID[1] / self.tokens
 
     def out_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
         """A square of ``tokens``, or one row where they make no square: they have no place in the image."""
@@ -72,10 +73,7 @@ class PerceiverResampler(nn.Module):
             raise ValueError(f"tokens {channels} wide, but built for {self.channels}: pass channels={channels}")
         return channels
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        check_axes(tokens)
-        if grid is not None:
-            resolve_grid(tokens.shape[1], grid)
+    def fold(self, tokens: Tensor, grid: tuple[int, int], **context: Tensor) -> Tensor:
         self.out_channels(tokens.shape[2])
         latents = repeat(self.latents, "t c -> b t c", b=tokens.shape[0])
         for layer in self.layers:

@@ -11,12 +11,12 @@ from typing import cast
 
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
-from nvila_compress.contract import GridError, check_axes, resolve_grid
+from nvila_compress.contract import Fold, GridError, check_axes, resolve_grid
 
 
-class SpatialToChannel(nn.Module):
+class SpatialToChannel(Fold):
     """Fold each factor x factor neighbourhood of tokens into channels.
 
     ``(h f1) (w f2) c -> (h w) (f1 f2 c)``, the grid zero-padded at the bottom and right up to a multiple
@@ -48,10 +48,8 @@ class SpatialToChannel(nn.Module):
     def out_channels(self, channels: int) -> int:
         return channels * self.factor**2
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        check_axes(tokens)
-        h, w = resolve_grid(tokens.shape[1], grid)
-        f = self.factor
+    def fold(self, tokens: Tensor, grid: tuple[int, int], **context: Tensor) -> Tensor:
+        (h, w), f = grid, self.factor
         map_ = rearrange(tokens, "b (h w) c -> b h w c", h=h, w=w)
         if h % f or w % f:
             map_ = F.pad(map_, (0, 0, 0, -w % f, 0, -h % f))
