@@ -1,0 +1,45 @@
+"""The table: one row for each host."""
+
+from nvila_compress.adapters.family import Family, register_family
+from nvila_compress.adapters.tiles import Attribute, FixedTiles, Patches, Runs, aya_side, llama4_side
+
+_FRAMES_STAND_ALONE = "passes frames to its model as pictures, each with text of its own between them"
+
+ROWS = (
+    Family(model_type="llava", placing=FixedTiles(Patches()), layer="linear_1"),
+    Family(model_type="vipllava", placing=FixedTiles(Patches()), layer="linear_1"),
+    Family(model_type="video_llava", placing=FixedTiles(Patches(), reads_video=True), layer="linear_1"),
+    Family(model_type="paligemma", placing=FixedTiles(Attribute("image_seq_length")), layer="linear"),
+    Family(model_type="idefics2", placing=FixedTiles(Attribute("image_seq_len")), projector="connector"),
+    Family(
+        model_type="idefics3",
+        placing=FixedTiles(Attribute("image_seq_len")),
+        projector="connector",
+        layer="modality_projection.proj",
+    ),
+    Family(
+        model_type="smolvlm",
+        placing=FixedTiles(Attribute("image_seq_len"), no_video=_FRAMES_STAND_ALONE),
+        projector="connector",
+        layer="modality_projection.proj",
+        since="4.50",
+    ),
+    Family(
+        model_type="internvl",
+        placing=FixedTiles(Attribute("image_seq_length"), no_video=_FRAMES_STAND_ALONE),
+        layer="linear_1",
+        since="4.52",
+    ),
+    Family(
+        model_type="aya_vision", placing=FixedTiles(Runs("img_patch_token", aya_side)), layer="linear_1", since="4.50"
+    ),
+    Family(
+        model_type="llama4", placing=FixedTiles(Runs("img_patch_token", llama4_side)), layer="linear_1", since="4.51"
+    ),
+)
+
+
+def register() -> None:
+    """Add all rows to the table."""
+    for row in ROWS:
+        register_family(row)
