@@ -15,7 +15,7 @@ WIDTH = 32
 """Of the language models."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Case:
     """A host, and how to ask it."""
 
@@ -27,6 +27,8 @@ class Case:
     video: str | None = None
     tile: int | None = 36
     """Tokens of one tile, where all are alike."""
+    folded: dict[int, int] = field(default_factory=dict)
+    """Tokens of a picture before and after 2 x 2 folding, worked out by hand, where they are not a quarter."""
     options: dict[str, Any] = field(default_factory=dict)
     """For every call of the processor."""
 
@@ -38,14 +40,15 @@ class Case:
         """A prompt for each count, with so many pictures in it."""
         texts = [f"{' '.join([self.image] * n)} what is this {' '.join(['this'] * i)}" for i, n in enumerate(counts)]
         pictures = [[picture(seed) for seed in range(n)] for n in counts]
-        return self.processor(
-            images=pictures, text=texts, return_tensors="pt", padding=len(counts) > 1, **self.options | options
-        )
+        options = {"return_tensors": "pt", "padding": len(counts) > 1} | self.options | options
+        return self.processor(images=pictures, text=texts, **options).to(self.model.dtype)
 
     def video_inputs(self, frames: int = 4, videos: int = 1, **options: Any) -> Any:
         text = " ".join([self.video or ""] * videos) + " what is this"
         clips = [clip(frames, seed) for seed in range(videos)]
-        return self.processor(videos=clips, text=[text], return_tensors="pt", **self.options | options)
+        return self.processor(videos=clips, text=[text], return_tensors="pt", **self.options | options).to(
+            self.model.dtype
+        )
 
     def count(self, inputs: Any) -> list[int]:
         """Placeholders in each prompt."""
@@ -168,6 +171,7 @@ def idefics2() -> Case:
             image_token_id=words.convert_tokens_to_ids("<image>"),
         )
     )  # fmt: skip
+    nn.init.normal_(model.model.connector.perceiver_resampler.latents)  # all alike otherwise
     return Case(model, processor, "<image>", tile=16)
 
 
@@ -266,7 +270,158 @@ def llama4() -> Case:
             vision_config=tower, text_config=text, image_token_index=words.convert_tokens_to_ids("<|patch|>")
         )
     )
-    return Case(model.bfloat16(), processor, "<|patch|>", image="<|image|>")  # as its processor's pictures are
+    return Case(model, processor, "<|patch|>", image="<|image|>")
+
+
+def gemma3() -> Case:
+    named = {"image_token": "<soft>", "boi_token": "<boi>", "eoi_token": "<eoi>"}
+    words = tokenizer(list(named.values()), **named)
+    images = transformers.Gemma3ImageProcessor(size={"height": 48, "width": 48})
+    processor = transformers.Gemma3Processor(images, words, image_seq_length=36)
+    model = transformers.Gemma3ForConditionalGeneration(
+        transformers.Gemma3Config(
+            vision_config={**vision(48, 4), "model_type": "siglip_vision_model"},
+            text_config=text_config(transformers.Gemma3TextConfig, len(words), sliding_window=128),
+            mm_tokens_per_image=36,
+            image_token_index=words.convert_tokens_to_ids("<soft>"),
+            boi_token_index=words.convert_tokens_to_ids("<boi>"),
+            eoi_token_index=words.convert_tokens_to_ids("<eoi>"),
+        )
+    )
+    nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.2)  # 0 otherwise
+    return Case(model, processor, "<soft>", image="<boi>")
+
+
+MAP = {36 + 10 * (12 + 1): 9 + 5 * (6 + 1)}
+"""A base tile, and a map whose padding is cut off: 64 x 48 pixels in 72 x 72."""
+PINPOINTS = [[36, 72], [72, 36], [72, 72]]
+
+
+def llava_next(kind: str = "LlavaNext") -> Case:
+    words = tokenizer(["<image>", "<video>"])
+    size = {"size": {"shortest_edge": 36}, "crop_size": {"height": 36, "width": 36}}
+    tokens = {"image_token_index": words.convert_tokens_to_ids("<image>")}
+    images = transformers.LlavaNextImageProcessor(**size, image_grid_pinpoints=PINPOINTS)
+    options = {"patch_size": 6, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    if kind == "LlavaNextVideo":
+        tokens["video_token_index"] = words.convert_tokens_to_ids("<video>")
+        videos = transformers.LlavaNextVideoVideoProcessor(**size)
+        processor = transformers.LlavaNextVideoProcessor(videos, images, words, **options)
+    else:
+        processor = transformers.LlavaNextProcessor(images, words, **options)
+    config = getattr(transformers, f"{kind}Config")(
+        vision_config=transformers.CLIPVisionConfig(**vision(36, 6)),
+        text_config=text_config(transformers.LlamaConfig, len(words)),
+        image_grid_pinpoints=PINPOINTS,
+        **tokens,
+    )
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
+    return Case(
+        model, processor, "<image>", video="<video>" if kind == "LlavaNextVideo" else None, tile=None, folded=MAP
+    )
+
+
+def llava_next_video() -> Case:
+    return llava_next("LlavaNextVideo")
+
+
+def llava_onevision() -> Case:
+    words = tokenizer(["<image>", "<video>"])
+    size = {"size": {"height": 36, "width": 36}}
+    processor = transformers.LlavaOnevisionProcessor(
+        transformers.LlavaOnevisionImageProcessor(**size, image_grid_pinpoints=PINPOINTS), words,
+        transformers.LlavaOnevisionVideoProcessor(**size), num_image_tokens=36, vision_feature_select_strategy="full",
+        vision_aspect_ratio="anyres_max_2",
+    )  # fmt: skip
+    model = transformers.LlavaOnevisionForConditionalGeneration(
+        transformers.LlavaOnevisionConfig(
+            vision_config={**vision(36, 6), "model_type": "siglip_vision_model", "vision_use_head": False},
+            text_config=text_config(transformers.Qwen2Config, len(words)),
+            image_grid_pinpoints=PINPOINTS,
+            image_token_index=words.convert_tokens_to_ids("<image>"),
+            video_token_index=words.convert_tokens_to_ids("<video>"),
+            vision_aspect_ratio="anyres_max_2",
+        )
+    )
+    folded = {36 + 7 * (9 + 1): 9 + 4 * (5 + 1), 37: 10}  # the map shrunk to two tiles; several pictures: base alone
+    return Case(model, processor, "<image>", video="<video>", tile=None, folded=folded)
+
+
+def llava_pixtral(kind: str = "Llava", merge: int = 1) -> Case:
+    words = tokenizer(["[IMG]", "[IMG_BREAK]", "[IMG_END]"])
+    images = transformers.PixtralImageProcessor(size={"longest_edge": 48}, patch_size=4)
+    processor = transformers.PixtralProcessor(images, words, patch_size=4, spatial_merge_size=merge)
+    tower = transformers.PixtralVisionConfig(**{**vision(48, 4), "head_dim": 8})
+    options = {"spatial_merge_size": merge} if merge > 1 else {"vision_feature_select_strategy": "full"}
+    config = getattr(transformers, f"{kind}Config")(
+        vision_config=tower,
+        text_config=text_config(transformers.MistralConfig, len(words), sliding_window=None),
+        image_token_index=words.convert_tokens_to_ids("[IMG]"),
+        vision_feature_layer=-1,
+        **options,
+    )
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
+    folded = {9 * 12: 5 * 6, 5 * 6: 3 * 3}
+    return Case(model, processor, "[IMG]", image="[IMG]", tile=None, folded=folded)
+
+
+def mistral3() -> Case:
+    return llava_pixtral("Mistral3", 2)
+
+
+def qwen2_vl(kind: str = "Qwen2") -> Case:
+    words = tokenizer(["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"])
+    family, patch = ("Qwen3", 16) if kind == "Qwen3" else ("Qwen2", 14)
+    size = {"shortest_edge": patch * patch * 80, "longest_edge": patch * patch * 144}
+    images = transformers.Qwen2VLImageProcessor(size=size, patch_size=patch)
+    videos = getattr(transformers, f"{family}VLVideoProcessor")(
+        size={"shortest_edge": patch * patch * 128, "longest_edge": patch * patch * 4096}, patch_size=patch,
+        do_sample_frames=False,
+    )  # fmt: skip
+    name = {"Qwen2": "Qwen2VL", "Qwen2_5": "Qwen2_5_VL", "Qwen3": "Qwen3VL"}[kind]
+    processor = getattr(transformers, f"{name}Processor")(images, words, videos)
+    tower = {"depth": 2, "num_heads": 2, "patch_size": patch}
+    tower |= {
+        "Qwen2": {"embed_dim": 16, "hidden_size": WIDTH},
+        "Qwen2_5": {
+            "hidden_size": 16, "out_hidden_size": WIDTH, "intermediate_size": 32, "window_size": 56,
+            "fullatt_block_indexes": [1],
+        },
+        "Qwen3": {
+            "hidden_size": 16, "out_hidden_size": WIDTH, "intermediate_size": 32, "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0],
+        },
+    }[kind]  # fmt: skip
+    text_kind = getattr(transformers.models, {"Qwen2": "qwen2_vl", "Qwen2_5": "qwen2_5_vl", "Qwen3": "qwen3_vl"}[kind])
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
+    text = text_config(getattr(text_kind, f"{name}TextConfig"), len(words), rope_parameters=rope)
+    config = getattr(transformers, f"{name}Config")(
+        vision_config=tower,
+        text_config=text.to_dict(),
+        **{f"{token}_token_id": words.convert_tokens_to_ids(f"<|{text}|>") for token, text in QWEN_TOKENS.items()},
+    )
+    model = getattr(transformers, f"{name}ForConditionalGeneration")(config)
+    wrap = "<|vision_start|> {} <|vision_end|>".format
+    return Case(
+        model, processor, "<|image_pad|>", image=wrap("<|image_pad|>"), video=wrap("<|video_pad|>"), tile=None,
+        folded={4 * 5: 2 * 3, 4 * 6: 2 * 3},
+    )  # fmt: skip
+
+
+QWEN_TOKENS = {
+    "image": "image_pad",
+    "video": "video_pad",
+    "vision_start": "vision_start",
+    "vision_end": "vision_end",
+}
+
+
+def qwen2_5_vl() -> Case:
+    return qwen2_vl("Qwen2_5")
+
+
+def qwen3_vl() -> Case:
+    return qwen2_vl("Qwen3")
 
 
 HOSTS: dict[str, Callable[[], Case]] = {
@@ -280,6 +435,15 @@ HOSTS: dict[str, Callable[[], Case]] = {
     "internvl": internvl,
     "aya_vision": aya_vision,
     "llama4": llama4,
+    "gemma3": gemma3,
+    "llava_next": llava_next,
+    "llava_onevision": llava_onevision,
+    "llava_next_video": llava_next_video,
+    "llava_pixtral": llava_pixtral,
+    "mistral3": mistral3,
+    "qwen2_vl": qwen2_vl,
+    "qwen2_5_vl": qwen2_5_vl,
+    "qwen3_vl": qwen3_vl,
 }
 
 

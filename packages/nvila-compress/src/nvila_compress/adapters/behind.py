@@ -5,6 +5,7 @@ Here every host is alike: one sequence of tokens of the language model's width f
 what it made wider is brought back by a linear layer that starts as the mean of the folded tokens.
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -97,18 +98,32 @@ class TileHook:
         return self.compression(output, self.grid)
 
 
-class VideoRows:
+class Override:
+    """Stands for the method ``name`` of a host's module, as an attribute that shadows it; ``host`` is that method."""
+
+    def __init__(self, owner: nn.Module, name: str, compression: TokenCompression) -> None:
+        self.owner = owner
+        self.name = name
+        self.compression = compression
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """``generate`` looks at the method's arguments."""
+        return inspect.signature(self.host)
+
+    @property
+    def host(self) -> Any:
+        return getattr(type(self.owner), self.name).__get__(self.owner)
+
+
+class VideoRows(Override):
     """A host's ``get_video_features`` whose frames are rows of one tensor: a compressor in time sees each video whole.
 
     ``[b * f, n, c]`` -> ``[b, n', c]``.
     """
 
-    def __init__(self, owner: nn.Module, compression: TokenCompression) -> None:
-        self.owner = owner
-        self.compression = compression
-
     def __call__(self, pixel_values_videos: Tensor, *args: Any, **kwargs: Any) -> Any:
-        output = type(self.owner).get_video_features(self.owner, pixel_values_videos, *args, **kwargs)  # pyright: ignore
+        output = self.host(pixel_values_videos, *args, **kwargs)
         videos, frames = pixel_values_videos.shape[:2]
 
         def compress(rows: Tensor) -> Tensor:

@@ -1,6 +1,10 @@
 """The table: one row for each host."""
 
 from nvila_compress.adapters.family import Family, register_family
+from nvila_compress.adapters.gemma import WrittenOut
+from nvila_compress.adapters.llava_next import BaseAndMap
+from nvila_compress.adapters.pixtral import RowsWithBreaks
+from nvila_compress.adapters.qwen_vl import PackedGrids
 from nvila_compress.adapters.tiles import Attribute, FixedTiles, Patches, Runs, aya_side, llama4_side
 
 _FRAMES_STAND_ALONE = "passes frames to its model as pictures, each with text of its own between them"
@@ -36,6 +40,15 @@ ROWS = (
     Family(
         model_type="llama4", placing=FixedTiles(Runs("img_patch_token", llama4_side)), layer="linear_1", since="4.51"
     ),
+    Family(model_type="gemma3", placing=FixedTiles(WrittenOut()), since="4.50"),
+    Family(model_type="llava_next", placing=BaseAndMap(video=False)),
+    Family(model_type="llava_onevision", placing=BaseAndMap(video=True, ends_with_newline=True)),
+    Family(model_type="llava_next_video", placing=BaseAndMap(video=True)),
+    Family(model_type="llava/pixtral", placing=RowsWithBreaks()),
+    Family(model_type="mistral3", placing=RowsWithBreaks(), since="4.50"),
+    Family(model_type="qwen2_vl", placing=PackedGrids(), projector="visual"),
+    Family(model_type="qwen2_5_vl", placing=PackedGrids(), projector="visual"),
+    Family(model_type="qwen3_vl", placing=PackedGrids(split_frames=True), projector="visual", since="4.57"),
 )
 
 

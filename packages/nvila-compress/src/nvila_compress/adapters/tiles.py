@@ -147,7 +147,7 @@ class FixedTiles(Placing):
               tile: tuple[int, int] | None) -> None:  # fmt: skip
         assert tile is not None
         if in_time(compression.compressor):  # pyright: ignore[reportArgumentType]
-            owner.get_video_features = VideoRows(owner, compression)  # pyright: ignore[reportAttributeAccessIssue]
+            owner.get_video_features = VideoRows(owner, "get_video_features", compression)  # pyright: ignore[reportAttributeAccessIssue]
         else:
             owner.get_submodule(family.projector).register_forward_hook(TileHook(compression, tile))
 
