@@ -1,10 +1,32 @@
 """Put a compressor behind the vision tower of a model from another library.
 
-``attach`` does it for ``transformers`` models, with the image-token count of the processor following.
-Nothing here imports ``transformers``: the models and processors that come in are enough.
+``attach`` does it for ``transformers`` models, with the image-token count of the processor following;
+``load_compressed`` loads what such a model's ``save_pretrained`` wrote. Nothing is imported of ``transformers``
+before a model is loaded: the models and processors that come in are enough.
 """
 
+from nvila_compress.adapters import hosts as _hosts
+from nvila_compress.adapters.attach import Attached, attach, detach
+from nvila_compress.adapters.behind import TokenCompression
+from nvila_compress.adapters.blocks import Block, out_length
+from nvila_compress.adapters.family import Family, Placing, register_family, supported_models
 from nvila_compress.adapters.linear import CompressedLinear, widen
-from nvila_compress.adapters.transformers import Attached, attach, supported_models
+from nvila_compress.adapters.saving import load_compressed
 
-__all__ = ["Attached", "CompressedLinear", "attach", "supported_models", "widen"]
+_hosts.register()
+
+__all__ = [
+    "Attached",
+    "Block",
+    "CompressedLinear",
+    "Family",
+    "Placing",
+    "TokenCompression",
+    "attach",
+    "detach",
+    "load_compressed",
+    "out_length",
+    "register_family",
+    "supported_models",
+    "widen",
+]
