@@ -1,18 +1,18 @@
 """How fast does a processor answer with 4-bit weights, and how much memory does that take?
 
     uv run python benchmarks/bench_cpu_llm.py [--threads 2] [--layers 28] [--prompt 512] [--answer 32]
-        [--rounds 5] [--memory 3] [--llama llama/bin/python --gguf qwen2-1.5b-q4_0.gguf]
+        [--rounds 5] [--size 1.5B] [--llama llama/bin/python --gguf qwen2-1.5b-q4_0.gguf]
 
-Qwen2-1.5B's shape with random weights, a process a model, one after the other; times are medians over the rounds:
+The shape of Qwen2-1.5B, or of another ``--size``, with random weights, a process a model, one after the other; times
+are medians over the rounds:
 
-``W4A16``  nvila: 4-bit weights in groups of 128 on the kernels that the cpu backend chose, the output head too, whose
-           best scores are made again from the embedding, which is bfloat16 as in its file; all else float32
+``W4A16``  nvila: 4-bit weights in groups of 128, optimized for this processor, the output head too, whose best
+           scores are made again from the embedding, which is bfloat16 as in its file; all else float32
 ``bf16``   transformers' Qwen2ForCausalLM in bfloat16
 ``fp32``   the same in float32
 ``Q4_0``   llama.cpp, in an environment that has llama-cpp-python, on a file that ``make_gguf.py`` made there
 
-``--memory 3`` has W4A16 read prompts by kernels of their own, with a packing of their own. "packings" is what all of it
-takes in the kernels' layouts, "weights" what it takes as it is stored.
+"packings" is what all of it takes in the kernels' layouts, "weights" what it takes as it is stored.
 
 "prefill" reads the prompt (the best of two), "decode" is the best token after it, both with the scores of the next
 token. "weights" is what the parameters and packed weights take, "cache" keys and values, "peak" the most that the
@@ -37,7 +37,8 @@ import torch
 from nvila_model.cpu.openmp import wait_briefly
 from torch import Tensor, nn
 
-WIDTH, MLP, HEADS, KV_HEADS, VOCABULARY = 1536, 8960, 12, 2, 151936
+SIZES = {"0.5B": (896, 4864, 14, 2, 151936), "1.5B": (1536, 8960, 12, 2, 151936)}
+WIDTH, MLP, HEADS, KV_HEADS, VOCABULARY = SIZES["1.5B"]
 THETA = 1e6
 GROUP = 128
 STATUS = Path("/proc/self/status")
@@ -71,23 +72,16 @@ def timed(prefill: Callable[[], object], step: Callable[[], object], answer: int
 
 def ours(options: argparse.Namespace) -> dict[str, Any]:
     from nvila_kernels import Int4Linear
-    from nvila_kernels.cpu import Shape, optimize_
-    from nvila_kernels.cpu.matmul_nbits import ACCURACY
-    from nvila_kernels.cpu.memory import apart, give_back
-    from nvila_kernels.cpu.numba_int4 import NUMBA_INT8
-    from nvila_kernels.cpu.packed_linear import measure_alike
-    from nvila_kernels.cpu.selection import layer_bytes
+    from nvila_kernels.cpu import Shape, give_back, large_blocks_returned, layer_bytes, optimize_
     from nvila_kernels.policy import linear_layers
-    from nvila_model.cpu.optimize import optimize_language, screened
+    from nvila_model.cpu.optimized_model import optimize_language, screened
     from nvila_model.generation.prompt import prefill
     from nvila_model.network.qwen2 import Qwen2
     from nvila_model.network.vocabulary import StoredEmbedding
 
     sizes = ((WIDTH, WIDTH + 2 * KV_HEADS * WIDTH // HEADS), (WIDTH, WIDTH), (WIDTH, 2 * MLP), (MLP, WIDTH))
-    shapes = [Shape(rows=1, k=k, n=n, group=GROUP) for k, n in sizes]
-    measure_alike(shapes, list(ACCURACY), whole={NUMBA_INT8.name: 0.0}, saved=0.0)  # measured before memory counts
     optimize_(nn.Sequential(*(Int4Linear(k, n, group_size=GROUP) for k, n in sizes)))
-    screened(torch.randn(2**15, WIDTH))(torch.ones(1, WIDTH))
+    screened(torch.randn(2**15, WIDTH))(torch.ones(1, WIDTH))  # measured and compiled before memory counts
     with torch.device("meta"):
         model = Qwen2(
             vocab_size=VOCABULARY, width=WIDTH, layers=options.layers, heads=HEADS, kv_heads=KV_HEADS, mlp_width=MLP,
@@ -100,7 +94,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     fill(table)
     model.embed_tokens = StoredEmbedding(table, dtype=torch.float32)
     weights = table.nbytes + int(layer_bytes(Shape(rows=1, k=WIDTH, n=VOCABULARY, group=GROUP)))
-    with apart():
+    with large_blocks_returned():
         model.lm_head = screened(table)  # pyright: ignore
     model.norm.to_empty(device="cpu")
     nn.init.ones_(model.norm.weight)
@@ -116,12 +110,11 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         for name in ("input_layernorm", "post_attention_layernorm"):
             norm = block.get_submodule(name).to_empty(device="cpu")
             nn.init.ones_(norm.weight)
-    with apart():
-        settled = optimize_language(model, memory=options.memory)
-    for each in settled:
-        kernels |= {f"{phase}: {kernel}" for phase, kernel in each.choice.kernels.items()}
-    cache = model.cache(1, options.prompt + options.answer)
     model.eval()
+    with large_blocks_returned():
+        model, done = optimize_language(model)
+    kernels |= {each.choice.kernel for each in done}
+    cache = model.cache(1, options.prompt + options.answer)
 
     def begin() -> Tensor:
         cache.length = 0
@@ -134,14 +127,14 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     prompt = torch.arange(options.prompt)[None]
     with torch.inference_mode():
         found = timed(begin, step, options.answer)
-    packed = table.nbytes + cast(Any, model.lm_head).rough.prepared.choice.bytes
-    packed += sum(each.choice.bytes for each in settled)
+    packed = table.nbytes + cast(Any, model.lm_head).rough.weight.choice.bytes
+    packed += sum(each.choice.bytes for each in done)
     sizes = {"weights": weights, "packed": packed, "cache": cache_bytes(options, torch.float32.itemsize)}
     return {**found, **sizes, "peak": memory("VmHWM") - before, "kernels": sorted(kernels)}
 
 
 def transformers_model(options: argparse.Namespace, dtype: torch.dtype) -> dict[str, Any]:
-    from nvila_kernels.cpu.memory import give_back
+    from nvila_kernels.cpu import give_back
     from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
     config = Qwen2Config(
@@ -202,13 +195,14 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=28, help="fewer for a quick look")
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--answer", type=int, default=32)
-    parser.add_argument("--memory", type=float, help="what packings may take, in sizes of the weights")
+    parser.add_argument("--size", choices=SIZES, default="1.5B")
     parser.add_argument("--rounds", type=int, default=1, help="of all models; other work comes and goes")
     parser.add_argument("--llama", type=Path, help="python of an environment with llama-cpp-python")
     parser.add_argument("--gguf", type=Path, help="Q4_0 file of this shape for it; make_gguf.py makes one")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--only", choices=MODELS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    globals().update(zip(("WIDTH", "MLP", "HEADS", "KV_HEADS", "VOCABULARY"), SIZES[options.size], strict=True))
     if options.only:
         torch.set_num_threads(options.threads)
         print(json.dumps(MODELS[options.only](options)))

@@ -45,7 +45,7 @@ def quantized(tower: VisionTower, calibration: Tensor) -> VisionTower:
     other = copy.deepcopy(tower)
     policy = QuantPolicy((("blocks.*", W8A8()),))
     quantize_part(other, "blocks", policy, SIGLIP_FOLDS, other, [calibration])
-    kernels = {name for each in optimize_(other, phases=("prefill",)) for name in each.choice.kernels.values()}
+    kernels = {each.choice.kernel for each in optimize_(other, phases=("prefill",))}
     print("kernels:", ", ".join(sorted(kernels)))
     return other
 

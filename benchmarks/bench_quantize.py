@@ -1,7 +1,7 @@
 """What does nano lose in few bits, and what does each step of calibration give back?
 
     OMP_NUM_THREADS=1 uv run python benchmarks/bench_quantize.py [--calibration 24] [--test 48] [--answers 500]
-        [--settled]
+        [--optimized]
 
 Calibration on training scenes of the playground; the answers scored are those of test scenes, which the model is shown
 (teacher forcing). "divergence" is the mean Kullback-Leibler divergence of its next-token distributions from those of
@@ -16,8 +16,8 @@ prints the share of exact matches, the difference from the float model in points
 comparison, and how many answers were lost and won. A minute a row for 500. At the end AWQ is held against rounding, in
 the same groups: the paired differences of the loss and of the answers.
 
-``--settled`` shows what the kernels of this machine's processor cost besides, which round activations to 8 bits: behind
-each language model a row of the same model on them, held against itself in floats.
+``--optimized`` shows what the kernels of this machine's processor cost besides, which round activations to 8 bits:
+after each language model a row of the same model on them, held against itself in floats.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from nvila_kernels.policy import Scheme
 from nvila_kernels.quantization import dequantize_int4
 from nvila_model import NVILA, Image, ModelInputs
 from nvila_model.checkpoint.quantized import quantized_layers
-from nvila_model.cpu.optimize import optimize_model
+from nvila_model.cpu import optimize
 from nvila_model.network.vision import VisionTower
 from nvila_model.quantization.blocks import SIGLIP_FOLDS, quantize_part, qwen2_folds, tiles
 from nvila_train.evaluate import evaluate
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=24, help="scenes that scales and ranges are fitted to")
     parser.add_argument("--test", type=int, default=48, help="scenes that are scored")
     parser.add_argument("--answers", type=int, default=0, help="questions a kind that are answered")
-    parser.add_argument("--settled", action="store_true", help="the kernels of this processor too")
+    parser.add_argument("--optimized", action="store_true", help="the kernels of this processor too")
     parser.add_argument("--seed", type=int, default=4242, help="of those questions")
     options = parser.parse_args()
     model = NVILA.from_pretrained("nano").eval()
@@ -102,13 +102,13 @@ def main() -> None:
             answers = answered(with_float_products(model), options)
             scored[name] = found_losses, answers
             print(compared(answers, right) if options.answers else "", flush=True)
-            if options.settled and part == "llm":
+            if options.optimized and part == "llm":
                 model = NVILA.from_pretrained("nano").eval()
                 quantize(model, part, scheme, folded=folded, calibration=calibration)
-                optimize_model(model)
-                settled, its_losses = predicted(model, test)
+                optimize(model)
+                optimized, its_losses = predicted(model, test)
                 label = "  on the kernels of this processor"
-                print(f"{label:44}  {apart(settled, found, its_losses - found_losses)}         ", end="")
+                print(f"{label:44}  {apart(optimized, found, its_losses - found_losses)}         ", end="")
                 print(compared(answered(model, options), answers) if options.answers else "", flush=True)
     for groups in ("", " in groups of 32"):
         rounded, fitted = (scored[f"w4a16{groups}, {how}"] for how in ("rounded", "AWQ scales, clipped"))

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nvila_kernels.cpu import PackedModule
+from nvila_kernels.cpu import PackedLinear
 from nvila_kernels.cpu.folder import FOLDER
 from nvila_model import NVILA, Image, Sampling
 from nvila_model.cli.app import app
-from nvila_model.cpu.optimize import optimize_model
+from nvila_model.cpu import optimize
 from nvila_model.quantization.blocks import quantize_model
 from typer.testing import CliRunner
 
@@ -32,8 +32,8 @@ def test_every_candidate_is_shown_and_kept(tmp_path: Path, monkeypatch: pytest.M
     for row in told["shapes"]:
         chosen = next(each for each in row["candidates"] if each["name"] == row["chosen"])
         assert chosen["refused"] is None
-        assert chosen["bytes_ratio"] <= 1.2
-        rivals = [c["seconds"] for c in row["candidates"] if not c["refused"] and c["bytes_ratio"] <= 1.2]
+        assert chosen["bytes_ratio"] <= 2
+        rivals = [c["seconds"] for c in row["candidates"] if not c["refused"] and c["bytes_ratio"] <= 2]
         assert chosen["seconds"] == min(rivals)
     again = json.loads(nvila("--backends", "--shape", "1x128x32", "--json")[1])
     assert again["shapes"] == told["shapes"][:1]
@@ -58,8 +58,7 @@ def test_what_cannot_be_done_is_said_in_one_line(words: list[str], message: str)
     assert message in err
 
 
-@pytest.mark.parametrize("head", [False, True])
-def test_a_settled_model_says_nearly_the_same(head: bool) -> None:
+def test_an_optimized_model_says_nearly_the_same() -> None:
     model = NVILA.from_pretrained("nano")
     quantize_model(model)
     pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
@@ -67,9 +66,11 @@ def test_a_settled_model_says_nearly_the_same(head: bool) -> None:
     inputs = model.needed_processor()(talk)
     with torch.inference_mode():
         before = model(inputs).logits[0]
-        done = optimize_model(model, head=head)
+        done = optimize(model)
         after = model(inputs).logits[0]
-    assert all(isinstance(model.get_submodule(each.name), PackedModule) for each in done)
-    assert ("llm.lm_head.rough" in [each.name for each in done]) == head
+    assert all(isinstance(model.get_submodule(each.name), PackedLinear) for each in done)
+    assert "llm.lm_head.rough" in [each.name for each in done]
+    with pytest.raises(ValueError, match="the model was optimized before: load it again to choose other kernels"):
+        optimize(model)
     assert torch.nn.functional.cosine_similarity(before.flatten(), after.flatten(), dim=0) > 0.99
     assert model.generate(talk, sampling=Sampling(max_new_tokens=3))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from nvila_model.cpu.optimize import screened
+from nvila_model.cpu.optimized_model import screened
 from nvila_model.network.vocabulary import ScreenedHead, highest
 from torch import nn
 from torch.nn import functional as F

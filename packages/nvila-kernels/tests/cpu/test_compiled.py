@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +15,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nvila_kernels.cpu import arena
+from nvila_kernels.cpu import Arena
 from nvila_kernels.cpu.compiled import layout
+from nvila_kernels.cpu.kernels.numba_int4 import NUMBA_INT8
 from nvila_kernels.cpu.measurement import measure
-from nvila_kernels.cpu.numba_int4 import NUMBA_INT8
 from nvila_kernels.cpu.shape import Shape
 from nvila_kernels.quantization import Int4Codes, quantize_int4
 from torch import Tensor
@@ -29,9 +31,13 @@ import numpy as np
 from llvmlite import binding
 from numba import njit
 from numba.core.errors import TypingError
-from nvila_kernels.cpu.compiled import functions, instructions
-from nvila_kernels.cpu.compiled import threads as threads_module
+from nvila_kernels.cpu.compiled import functions, instructions, program
+from nvila_kernels.cpu.compiled import product as product_module
+from nvila_kernels.cpu.compiled.addresses import integers
+from nvila_kernels.cpu.compiled.barrier import barrier, split_work, started
 from nvila_kernels.cpu.compiled.product import Product
+from nvila_kernels.cpu.compiled.program import OPTIONS, Program, compile_program, load_program
+from nvila_kernels.cpu.compiled.threads import ThreadTeam
 
 if TYPE_CHECKING:
     from nvila_kernels.cpu.compiled.instructions import Instructions
@@ -75,7 +81,7 @@ def distance(found: Tensor, exact: Tensor) -> float:
 
 
 def product(codes: Int4Codes, kind: "Instructions") -> Product:
-    return Product(layout.pack(codes), instructions=kind)
+    return Product(layout.pack(codes, Arena()), instructions=kind)
 
 
 @each_kind
@@ -187,12 +193,12 @@ def test_scales_of_any_size_keep_their_bits() -> None:
 
 def test_groups_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match="groups of 48; it takes multiples of 32"):
-        layout.pack(random_codes(8, 96, 48))
+        layout.pack(random_codes(8, 96, 48), Arena())
 
 
 def test_a_packed_weight_takes_what_is_said() -> None:
     for n, k, group in ((64, 128, 128), (100, 200, 64), (1, 32, 32)):
-        weight = layout.pack(random_codes(n, k, group))
+        weight = layout.pack(random_codes(n, k, group), Arena())
         assert len(weight.stream) == layout.size(n, k, group) == NUMBA_INT8.bytes(n, k, group)
         assert weight.stream.data_ptr() % 64 == 0
     assert layout.size(1536, 8960, 128) * 8 / (1536 * 8960) == 4.1875  # bits a weight
@@ -200,36 +206,36 @@ def test_a_packed_weight_takes_what_is_said() -> None:
 
 def test_a_weight_is_packed_a_few_blocks_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     codes = random_codes(330, 200, 32)
-    whole = layout.pack(codes).stream.clone()
+    whole = layout.pack(codes, Arena()).stream.clone()
     monkeypatch.setattr(layout, "SOME", 1)
-    assert torch.equal(layout.pack(codes).stream, whole)
+    assert torch.equal(layout.pack(codes, Arena()).stream, whole)
 
 
 def test_a_processor_without_these_instructions_is_told() -> None:
-    weight = layout.pack(random_codes(8, 32, 32))
+    weight = layout.pack(random_codes(8, 32, 32), Arena())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nvila_kernels.cpu.compiled.product.here", lambda: None)
         with pytest.raises(RuntimeError, match="the processor has not AVX2, which these products need"):
             Product(weight)
-        patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "SVE256")
-        assert NUMBA_INT8.missing() == "there are compiled products for processors with AVX2 only"
 
 
-def test_what_cannot_be_compiled_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_compiled_is_refused(monkeypatch: pytest.MonkeyPatch, cache_folder: Path) -> None:
     def fails(_: object) -> None:
         raise TypingError("no such function\nand a long story")
 
-    monkeypatch.setattr("nvila_kernels.cpu.compiled.product.multiplier_of_rows", fails)
+    monkeypatch.setattr("nvila_kernels.cpu.compiled.multiply.product_function", fails)
+    product_module.product_program.cache_clear()
     measured = measure({"numba int8": NUMBA_INT8}, Shape(rows=1, k=32, n=8, group=32))["numba int8"]
     assert measured.seconds is None
     assert (measured.refused or "").endswith("cannot compile the product: no such function")
 
 
 def test_numba_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "numba"]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "numba", None)
-    reason = NUMBA_INT8.missing() or ""
-    assert reason.startswith("numba cannot be imported (")
-    assert reason.endswith("): pip install 'nvila-kernels[cpu]'")
+    with pytest.raises(RuntimeError, match=r"numba cannot be imported \(.*\): pip install 'nvila-kernels\[cpu\]'"):
+        compile_program(lambda: None)
 
 
 def test_the_best_instructions_that_a_processor_has() -> None:
@@ -277,31 +283,165 @@ def test_the_environment_names_a_kind_for_a_process(name: str, cache_folder: Pat
         assert "NVILA_KERNELS_INSTRUCTIONS is 'AVX9'" in found["refused"]
 
 
-@njit(nogil=True)
-def counted(thread: int, threads: int, meeting: np.ndarray, rounds: int, seen: np.ndarray) -> None:
-    """Each thread writes its round and, when all have met, looks whether the others wrote theirs."""
-    for each in range(1, rounds + 1):
-        seen[thread, 0] = each
-        threads_module.meet(threads, meeting)
-        for other in range(threads):
-            if seen[other, 0] != each:
-                seen[thread, 1] += 1
-        threads_module.meet(threads, meeting)
+def counting() -> object:
+    """Each thread writes its round and, when all have come, looks whether the others wrote theirs."""
+
+    @njit(**OPTIONS)
+    def run(thread: int, threads: int, state: int, arguments: int) -> None:
+        if not started(thread, state):
+            return
+        rounds = integers(arguments, 1)[0]
+        seen = integers(arguments + 8, 2 * threads)
+        for each in range(1, rounds + 1):
+            seen[2 * thread] = each
+            barrier(threads, state)
+            for other in range(threads):
+                if seen[2 * other] != each:
+                    seen[2 * thread + 1] += 1
+            barrier(threads, state)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def counted() -> Program:
+    return Program(compile_program(counting))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_threads_meet(threads: int) -> None:
+def test_threads_wait_for_each_other(threads: int, counted: Program) -> None:
     """More threads than cores too: who waits lets others have the core."""
-    together, seen = threads_module.Team(threads), np.zeros((threads, 2), np.int64)
+    team, numbers = ThreadTeam(threads), np.zeros(1 + 2 * threads, np.int64)
+    numbers[0] = 200
     for _ in range(3):
-        together.run(counted, 200, seen)
-    assert seen.tolist() == [[200, 0]] * threads
+        team.run(counted, numbers)
+    assert numbers.tolist() == [200, *[200, 0] * threads]
 
 
-def test_shares_are_everything_once() -> None:
+class Interrupted:
+    """A program that Ctrl-C keeps the first thread from."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+
+    def __call__(self, thread: int, *given: object) -> None:
+        if thread == 0:
+            raise KeyboardInterrupt
+        self.program(thread, *given)
+
+
+def test_none_runs_a_program_that_the_first_thread_was_kept_from(counted: Program) -> None:
+    team, numbers = ThreadTeam(3), np.zeros(7, np.int64)
+    numbers[0] = 5
+    for _ in range(5):
+        with pytest.raises(KeyboardInterrupt):
+            team.run(Interrupted(counted), numbers)
+    assert numbers.tolist() == [5, 0, 0, 0, 0, 0, 0]
+    team.run(counted, numbers)
+    assert numbers.tolist() == [5, 5, 0, 5, 0, 5, 0]
+
+
+def test_threads_that_wait_for_the_first_are_released_by_the_next_program(counted: Program) -> None:
+    """Ctrl-C may come again while the first one is dealt with."""
+    team, numbers = ThreadTeam(2), np.zeros(5, np.int64)
+    numbers[0] = 5
+    team.jobs[0].put((counted, 1, 2, team.state, numbers))
+    team.run(counted, numbers)
+    assert numbers.tolist() == [5, 5, 0, 5, 0]
+
+
+def test_threads_of_a_team_end_with_it() -> None:
+    before = {each.name for each in threading.enumerate()}
+    team = ThreadTeam(3)
+    mine = [each for each in threading.enumerate() if each.name.startswith("nvila ")]
+    assert len(mine) >= 2
+    alive = weakref.ref(team)
+    del team
+    assert alive() is None
+    for each in mine:
+        if each.name not in before:
+            each.join(5)
+            assert not each.is_alive()
+
+
+def test_split_work_is_everything_once() -> None:
     for count in (0, 1, 5, 24):
-        parts = [threads_module.share(count, thread, 7) for thread in range(7)]
+        parts = [split_work.py_func(count, thread, 7) for thread in range(7)]
         assert [each for first, last in parts for each in range(first, last)] == list(range(count))
+
+
+@pytest.mark.parametrize(
+    "x", [torch.zeros(2, 95), torch.zeros(2, 97), torch.zeros(96), torch.zeros(2, 96).half(), torch.zeros(96, 2).T]
+)
+def test_rows_of_another_form_are_refused(x: Tensor) -> None:
+    """A product writes by addresses alone, so what does not fit must not come that far."""
+    with pytest.raises(ValueError, match=r"the product reads contiguous torch.float32 \[rows, 96\]: pass such rows"):
+        product(random_codes(70, 96, 32), KINDS[0])(x)
+
+
+def test_no_rows_make_no_rows() -> None:
+    assert product(random_codes(70, 96, 32), KINDS[0])(torch.zeros(0, 96)).shape == (0, 70)
+
+
+def load(folder: Path, compiled: object, **options: object) -> Program:
+    return load_program("counting", compiled, **{"instructions": "AVX2", **options})  # pyright: ignore
+
+
+def test_a_program_is_compiled_once(cache_folder: Path) -> None:
+    program = load(cache_folder, counting)
+    (file,) = (cache_folder / "compiled").iterdir()
+    numbers = np.array([3, 0, 0], np.int64)
+    for loaded in (program, load(cache_folder, lambda: pytest.fail("compiled again"))):
+        loaded(0, 1, np.zeros(16, np.int64), numbers)
+        assert numbers.tolist() == [3, 3, 0]
+    file.write_bytes(file.read_bytes()[:-1])  # half a file
+    load(cache_folder, counting)
+    load(cache_folder, lambda: pytest.fail("compiled again"))
+    (cache_folder / "source.py").write_text("x = 1")
+    made: list[int] = []
+
+    def compiled() -> object:
+        made.append(1)
+        return counting()
+
+    load(cache_folder, compiled, sources=[cache_folder / "source.py"])
+    load(cache_folder, compiled, sources=[cache_folder / "source.py"])
+    (cache_folder / "source.py").write_text("x = 2")
+    load(cache_folder, compiled, sources=[cache_folder / "source.py"])
+    assert len(made) == 2
+
+
+def test_what_code_comes_from_is_in_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = {program.digest_of("AVX2", ()), program.digest_of("AVX-VNNI", ())}
+    for name, value in (("get_host_cpu_name", lambda: "other"), ("get_process_triple", lambda: "other")):
+        with monkeypatch.context() as patched:
+            patched.setattr(program.binding, name, value)
+            digests.add(program.digest_of("AVX2", ()))
+    monkeypatch.setattr(program, "installed", lambda package: "0.1")
+    digests.add(program.digest_of("AVX2", ()))
+    assert len(digests) == 5
+
+
+def test_a_folder_that_cannot_be_written_costs_compiling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NVILA_KERNELS_CACHE", str(tmp_path / "file" / "below"))
+    numbers = np.array([3, 0, 0], np.int64)
+    load(tmp_path, counting)(0, 1, np.zeros(16, np.int64), numbers)
+    assert numbers.tolist() == [3, 3, 0]
+    assert "cannot be written, so the next process compiles again" in caplog.text
+
+
+@pytest.mark.slow
+def test_another_process_loads_what_was_compiled_without_numba(cache_folder: Path) -> None:
+    code = (
+        "import sys, torch; from nvila_kernels import Int4Linear; from nvila_kernels.cpu import optimize_; "
+        "layer = torch.nn.Sequential(Int4Linear(64, 8, group_size=32)); optimize_(layer, phases=('decode',)); "
+        "print(layer(torch.ones(1, 64)).shape, 'numba' in sys.modules)"
+    )
+    found = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(2)]
+    assert found == ["torch.Size([1, 8]) True\n", "torch.Size([1, 8]) False\n"]
 
 
 def test_the_exponential() -> None:
@@ -341,10 +481,10 @@ def test_attention_is_that_of_torch(positions: int, masked: bool) -> None:
     seen = torch.rand(positions) < 0.6 if masked else torch.ones(positions, dtype=torch.bool)
     seen[-1] = True
     expected = F.scaled_dot_product_attention(queries, keys[:positions], values[:positions], seen[None], scale=1.0)
-    hidden = (~seen).to(torch.uint8) if masked else torch.empty(0, dtype=torch.uint8)
+    masked_places = (~seen).to(torch.uint8) if masked else torch.empty(0, dtype=torch.uint8)
     scores, out = torch.empty(3, 40), queries.clone()
     arrays = (each.numpy() for each in (out, keys, values))
-    functions.attend(3, *arrays, positions, hidden.numpy(), scores.numpy())
+    functions.attend(3, *arrays, positions, masked_places.numpy(), scores.numpy())
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -357,29 +497,7 @@ def test_positions_turn_as_in_torch() -> None:
     torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_pieces_of_memory_lie_behind_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arena, "CHUNK", 2**16)
-    monkeypatch.setattr(arena, "_rest", torch.empty(0, dtype=torch.uint8))
-    with torch.inference_mode():
-        first = arena.take(100)
-    second, large, third = arena.take(64), arena.take(2**16), arena.take(1)
-    assert [len(each) for each in (first, second, large, third)] == [100, 64, 2**16, 1]
-    assert second.data_ptr() - first.data_ptr() == 128
-    assert third.data_ptr() - second.data_ptr() == 64
-    for value, piece in enumerate((first, second, large, third)):
-        assert piece.data_ptr() % 64 == 0
-        piece.fill_(value)  # in another mode than the first was taken in
-    assert [int(each.sum()) for each in (first, second, large, third)] == [0, 64, 2**17, 3]
-
-
-def test_small_tensors_need_no_large_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arena, "large_page", lambda: 0)
-    piece = arena.chunk(1000)
-    assert len(piece) == 1000
-    assert piece.data_ptr() % 64 == 0
-
-
 def test_a_quantized_layer_is_close_to_its_floats() -> None:
     weight, x = torch.randn(200, 256), torch.randn(20, 256)
-    found = NUMBA_INT8.pack(quantize_int4(weight, group_size=64))(x)
+    found = NUMBA_INT8.pack(quantize_int4(weight, group_size=64), Arena())(x)
     assert distance(found, x @ weight.T) < 0.11  # of 4 bits; the activations' share is 0.007

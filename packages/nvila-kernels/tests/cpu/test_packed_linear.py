@@ -1,16 +1,15 @@
-"""Settled layers against the layers that they were made of, and as torch sees them."""
+"""Packed layers against the layers that they were made of, and as torch sees them."""
 
 import copy
 import gc
+import pickle
 import weakref
 
 import pytest
 import torch
 from nvila_kernels import Int4Linear, Int8Linear, available_backends, use_backend
 from nvila_kernels.cpu import PackedLinear, optimize_
-from nvila_kernels.cpu.packed_weight import packed_run
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 
 def model(group: int = 128) -> nn.Sequential:
@@ -27,14 +26,14 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
 
 @pytest.mark.parametrize("group", [0, 32, 128])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_a_settled_model_answers_as_before(group: int, dtype: torch.dtype) -> None:
+def test_an_optimized_model_answers_as_before(group: int, dtype: torch.dtype) -> None:
     layers = model(group).to(dtype)
     inputs = [torch.randn(shape, dtype=dtype) for shape in ((1, 256), (2, 30, 256), (0, 256))]
     expected = [layers(x) for x in inputs]
     done = optimize_(layers)
     assert [each.name for each in done] == ["0", "1"]
     assert all(isinstance(layer, PackedLinear) for layer in layers)
-    assert "decode=" in repr(layers)
+    assert "kernel=" in repr(layers)
     for x, before in zip(inputs, expected, strict=True):
         assert close(layers(x), before) if x.numel() else layers(x).shape == before.shape
 
@@ -51,33 +50,30 @@ def test_without_int8_activations_the_product_is_exact() -> None:
     layers = nn.Sequential(model()[0])
     x = torch.randn(3, 256)
     expected = layers(x)
-    (done,) = optimize_(layers, int8_activations=False, memory=1.2)
-    assert "int8" not in str(done.choice.kernels)
+    (done,) = optimize_(layers, int8_activations=False)
+    assert "int8" not in done.choice.kernel
     assert float((layers(x) - expected).norm() / expected.norm()) < 1e-2
 
 
-def test_compiles_whole_and_exports_with_any_number_of_rows() -> None:
-    layers = model()
-    optimize_(layers)
-    compiled = torch.compile(layers, fullgraph=True, dynamic=True, backend="aot_eager")
-    for rows in (2, 5, 40):
-        x = torch.randn(1, rows, 256)
-        assert torch.equal(compiled(x), layers(x))
-    dynamic = ({0: torch.export.Dim("rows", min=2, max=4096)},)
-    program = torch.export.export(nn.Sequential(layers), (torch.randn(8, 256),), dynamic_shapes=dynamic)
-    x = torch.randn(37, 256)
-    assert torch.equal(program.module()(x), layers(x))
+def test_memory_decides_between_kernels_and_is_refused_where_none_is_small_enough() -> None:
+    smallest = 0.985 * 256 * 96 * 4.25 / 8 + 40 * 100
+    with pytest.raises(
+        ValueError, match=r"packed weights take \d+ bytes at least, more than max_memory of 9000: allow"
+    ):
+        optimize_(model(), max_memory=9000)
+    done = optimize_(model(), max_memory=2 * smallest)
+    assert sum(each.choice.bytes for each in done) <= 2 * smallest
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_opcheck() -> None:
+def test_compiles_with_any_number_of_rows() -> None:
     layers = model()
     optimize_(layers)
-    layer = layers[0]
-    tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-    torch.library.opcheck(packed_run, ([torch.randn(3, 256)], [], layer.number, [3, 96]), test_utils=tests)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        assert layer(torch.empty(5, 256)).shape == (5, 96)
+    torch.compiler.reset()
+    compiled = torch.compile(layers, dynamic=True, backend="aot_eager")
+    with torch.inference_mode():
+        for rows in (2, 5, 40):
+            x = torch.randn(1, rows, 256)
+            assert torch.equal(compiled(x), layers(x))
 
 
 def test_a_copy_shares_the_packing() -> None:
@@ -86,6 +82,7 @@ def test_a_copy_shares_the_packing() -> None:
     x = torch.randn(2, 256)
     expected = layers(x)
     other = copy.deepcopy(layers)
+    assert other[0].weight is layers[0].weight
     del layers
     assert torch.equal(other(x), expected)
 
@@ -95,22 +92,45 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="the layer is on meta, these kernels run on the CPU"):
         optimize_(copy.deepcopy(layers).to("meta"))
     optimize_(layers)
-    with pytest.raises(ValueError, match="0 is packed for this machine and cannot be saved: load the model again"):
+    with pytest.raises(
+        ValueError, match="0 is packed for this machine and cannot be saved: load the model again, with"
+    ):
         layers.state_dict()
     with pytest.raises(ValueError, match="x has 128 features, the layer reads 256"):
         layers(torch.zeros(1, 128))
+    with pytest.raises(ValueError, match=r"only answers and cannot be trained: .* optimize=False"):
+        layers.train()
+    with pytest.raises(ValueError, match=r"runs on the CPU and cannot be moved to meta: .* optimize=False"):
+        layers.to("meta")
+    with pytest.raises(ValueError, match=r"packed for this machine cannot be pickled: .* optimize=False"):
+        pickle.dumps(layers)
 
 
-@pytest.mark.parametrize("rows", [1, 33])
-def test_the_backend_packs_at_first_use_and_again_after_a_load(rows: int) -> None:
+def test_what_changes_nothing_works() -> None:
+    layers = model()
+    optimize_(layers)
+    x = torch.randn(2, 256)
+    expected = layers(x)
+    assert torch.equal(layers.eval().cpu().float()(x), expected)
+    assert close(layers.bfloat16()(x.bfloat16()).float(), expected)
+
+
+def test_the_backend_computes_with_what_it_is_given() -> None:
+    """It keeps nothing: other scales, or another view of the same memory, are another weight."""
     assert "cpu" in available_backends()
     layers = model()
-    x = torch.randn(rows, 256)
+    x = torch.randn(3, 256)
     with use_backend("cpu"):
         assert close(layers(x), model()(x))
-        other = {name: value.clone() for name, value in layers.state_dict().items()}
-        other["0.scale_zero"] = other["0.scale_zero"] - (1 << 24)
-        layers.load_state_dict(other)
+        layers[0].scale_zero = layers[0].scale_zero - (1 << 24)
+        assert close(layers(x), model_with_other_scales()(x))
+        layers[1].weight_scale.mul_(2)
         found = layers(x)
-    assert close(found, layers(x))
-    assert not close(found, model()(x))
+        layers[1].weight_scale.div_(2)
+    assert not close(found, layers(x))
+
+
+def model_with_other_scales() -> nn.Sequential:
+    layers = model()
+    layers[0].scale_zero = layers[0].scale_zero - (1 << 24)
+    return layers

@@ -27,7 +27,7 @@ def machine() -> str:
     """Processor, its vector instructions as torch sees them or as they are named for compiled products, threads and how
     they wait, and versions of libraries.
     """
-    libraries = ", ".join(f"{name} {installed(name)}" for name in ("onnxruntime", "numba"))
+    libraries = ", ".join(f"{name} {installed(name)}" for name in ("numba",))
     vectors = os.environ.get(INSTRUCTIONS) or torch.backends.cpu.get_cpu_capability()
     return (
         f"{processor()}, {vectors}, {torch.get_num_threads()} threads "

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nvila_kernels import reference
-from nvila_kernels.cpu.kernel import TOLERANCE, Codes, Kernel, Run
+from nvila_kernels.cpu.arena import Arena
+from nvila_kernels.cpu.kernels.kernel import TOLERANCE, Codes, Kernel, Run
 from nvila_kernels.cpu.shape import Shape
 from nvila_kernels.quantization import Int4Codes, Int8Codes, dequantize_int4, quantize_int4, quantize_int8
 
@@ -93,7 +94,7 @@ def measure_one(kernel: Kernel, codes: Codes, x: Tensor, exact: Tensor, best: fl
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            run = kernel.pack(codes)
+            run = kernel.pack(codes, Arena())
             out = run(x)
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]

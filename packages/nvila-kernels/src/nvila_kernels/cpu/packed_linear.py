@@ -1,137 +1,188 @@
 """Give the quantized layers of a model to the fastest kernels of this machine, for good.
 
-The kernels of other libraries want the weight in packings of their own, and a machine that runs a language model on
-its processor has no memory for two copies. So settling is a step after loading: each layer is packed, then lets go of
-what it held. A settled model only answers; to train, save or move it, load it again.
+The kernels want the weight in packings of their own, and a machine that runs a language model on its processor has no
+memory for two copies. So optimizing is a step after loading: each layer is packed, then lets go of what it held. An
+optimized model only answers, on the processor that it is on; whatever else is done with it is refused.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, Never, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nvila_kernels.cpu.kernel import Codes
-from nvila_kernels.cpu.measurement import Measurement
-from nvila_kernels.cpu.memory import apart, give_back, machine_memory
-from nvila_kernels.cpu.packed_weight import PackedWeight, packed_run, prepare
-from nvila_kernels.cpu.selection import MEMORY, Alike, KernelChoice, choose, choose_alike, pays_twice
-from nvila_kernels.cpu.shape import PHASES, Phase, Shape, in_blocks, shape_of
+from nvila_kernels.cpu.arena import Arena
+from nvila_kernels.cpu.compiled.layout import SMALLEST
+from nvila_kernels.cpu.kernels.candidates import candidates
+from nvila_kernels.cpu.kernels.kernel import Codes, Run, bits_of
+from nvila_kernels.cpu.kernels.numba_int4 import NUMBA_INT8
+from nvila_kernels.cpu.memory import give_back, large_blocks_returned
+from nvila_kernels.cpu.selection import KernelChoice, choose, packed_bytes
+from nvila_kernels.cpu.shape import PHASES, Phase, Shape, in_blocks
 from nvila_kernels.cpu.timings_file import timings
 from nvila_kernels.modules import Int4Linear, Int8Linear
+from nvila_kernels.pack import BLOCK, kernel_group
 from nvila_kernels.policy import every_module
 
-
-class PackedModule(nn.Module):
-    """Something packed for this machine's kernels. Inference on the CPU only.
-
-    Args:
-        prepared: the packed weights.
-    """
-
-    number: Tensor
-
-    def __init__(self, prepared: PackedWeight) -> None:
-        super().__init__()
-        self.prepared = prepared
-        self.register_buffer("number", torch.tensor(prepared.number), persistent=False)
-
-    def run(self, inputs: Sequence[Tensor], sizes: Sequence[int], changed: Sequence[Tensor] = ()) -> Tensor:
-        """A tensor of these sizes and the type of the first input; ``changed`` is read and written."""
-        if torch.compiler.is_compiling() or type(inputs[0]) is not Tensor:  # a fake one, for instance
-            return packed_run(inputs, changed, self.number, sizes)
-        return self.prepared.run(*inputs, *changed)  # an operator written in Python costs more than a small product
-
-    def _save_to_state_dict(self, destination: dict[str, object], prefix: str, keep_vars: bool) -> None:
-        raise ValueError(f"{prefix.rstrip('.')} is packed for this machine and cannot be saved: load the model again")
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{phase}={name!r}" for phase, name in self.prepared.choice.kernels.items())
+REMEDY = "load the model again, with optimize=False"
 
 
-class PackedLinear(PackedModule):
-    """A quantized linear layer in the packing of this machine's kernels.
+class PackedWeight:
+    """A weight in the packing of a kernel. It never changes, so that copies of a layer have it in common.
 
     Args:
-        prepared: the packed weight.
-        bias: ``[n]`` or None.
-        gelu: apply GELU (tanh) to the result.
-
-    Shapes: ``[..., in_features] -> [..., out_features]`` of the same float type.
+        run: multiplies by it.
+        choice: the kernel.
+        in_features, out_features: of the product.
     """
 
-    bias: Tensor | None
+    def __init__(self, run: Run, choice: KernelChoice, *, in_features: int, out_features: int) -> None:
+        self.run = run
+        self.choice = choice
+        self.in_features, self.out_features = in_features, out_features
 
-    def __init__(
-        self, prepared: PackedWeight, *, in_features: int, out_features: int, bias: Tensor | None, gelu: bool = False
-    ) -> None:
-        super().__init__(prepared)
-        self.in_features, self.out_features, self.gelu = in_features, out_features, gelu
-        self.register_buffer("bias", bias, persistent=False)
+    def __call__(self, x: Tensor) -> Tensor:
+        """Shapes: ``[..., in_features]`` of any float type -> ``[..., out_features]`` of the same.
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Raises: ValueError for activations of another width."""
+        Raises: ValueError for activations of another width.
+        """
         if x.shape[-1] != self.in_features:
             raise ValueError(
                 f"x has {x.shape[-1]} features, the layer reads {self.in_features}: pass those it was made for"
             )
-        out = self.run((x,), (*x.shape[:-1], self.out_features))
+        rows = x.float().reshape(-1, self.in_features).contiguous()
+        if not len(rows):
+            return x.new_empty(*x.shape[:-1], self.out_features)
+        # while torch compiles a program the product stays outside of it: there is nothing in it to trace
+        run = torch.compiler.disable(self.run) if torch.compiler.is_compiling() else self.run
+        return run(rows).view(*x.shape[:-1], -1).to(x.dtype)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> Never:
+        raise ValueError(f"a weight that is packed for this machine cannot be pickled: {REMEDY}")
+
+
+def pack(codes: Codes, choice: KernelChoice, arena: Arena | None = None) -> PackedWeight:
+    """Pack one weight for the kernel that was chosen; weights of one arena lie together."""
+    run = candidates(bits_of(codes))[choice.kernel].pack(codes, arena or Arena())
+    outputs, inputs = codes.codes.shape
+    return PackedWeight(run, choice, in_features=inputs, out_features=outputs)
+
+
+def pack_layer(layer: Int4Linear | Int8Linear, choice: KernelChoice, arena: Arena | None = None) -> PackedWeight:
+    """The weight of a layer, which stays as it is."""
+    return pack(in_blocks(layer.codes()), choice, arena)
+
+
+class PackedLinear(nn.Module):
+    """A quantized linear layer in the packing of this machine's fastest kernel. Inference on the CPU only.
+
+    Args:
+        weight: packed.
+        bias: ``[n]`` or None.
+        gelu: apply GELU (tanh) to the result.
+
+    Shapes: ``[..., in_features] -> [..., out_features]`` of the same float type.
+    Raises: ValueError when it is trained, saved, pickled or moved to another device.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, weight: PackedWeight, *, bias: Tensor | None, gelu: bool = False) -> None:
+        super().__init__()
+        self.weight, self.gelu = weight, gelu
+        self.register_buffer("bias", bias, persistent=False)
+        self.eval()
+
+    @classmethod
+    def of(cls, layer: Int4Linear | Int8Linear, weight: PackedWeight) -> Self:
+        """What stands for a layer whose weight was packed; ``layer`` stays as it is."""
+        return cls(weight, bias=layer.bias, gelu=isinstance(layer, Int8Linear) and layer.gelu)
+
+    @property
+    def in_features(self) -> int:
+        return self.weight.in_features
+
+    @property
+    def out_features(self) -> int:
+        return self.weight.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raises: ValueError for activations of another width."""
+        out = self.weight(x)
         if self.bias is not None:
             out = out + self.bias.to(out.dtype)
         return F.gelu(out, approximate="tanh") if self.gelu else out
 
+    def train(self, mode: bool = True) -> Self:
+        refuse_training(mode)
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        refuse_devices(fn)
+        return super()._apply(fn, recurse)
+
+    def _save_to_state_dict(self, destination: dict[str, object], prefix: str, keep_vars: bool) -> None:
+        raise ValueError(f"{prefix.rstrip('.')} is packed for this machine and cannot be saved: {REMEDY}")
+
     def extra_repr(self) -> str:
-        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {super().extra_repr()}"
+        return (
+            f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, "
+            f"kernel={self.weight.choice.kernel!r}"
+        )
+
+
+def refuse_training(mode: bool) -> None:
+    """Raises: ValueError for ``train()``; ``eval()`` passes."""
+    if mode:
+        raise ValueError(f"an optimized model only answers and cannot be trained: {REMEDY}")
+
+
+def refuse_devices(fn: Callable[[Tensor], Tensor]) -> None:
+    """Raises: ValueError if what ``nn.Module.to`` and its like do with tensors moves them off the CPU."""
+    device = fn(torch.empty(0)).device
+    if device.type != "cpu":
+        raise ValueError(f"an optimized model runs on the CPU and cannot be moved to {device}: {REMEDY}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizedLayer:
-    """What became of one layer, or of several in one graph: its name, and the kernels that won."""
+    """What became of one layer: its name, and the kernel that it has."""
 
     name: str
     choice: KernelChoice
 
 
-def chosen(
-    shape: Shape, *, phases: Iterable[Phase] = PHASES, memory: float = MEMORY, int8_activations: bool = True
+def shape_of(layer: Int4Linear | Int8Linear) -> Shape:
+    """What one token asks of a layer."""
+    if isinstance(layer, Int8Linear):
+        return Shape(rows=1, k=layer.in_features, n=layer.out_features, group=0)
+    group = kernel_group(layer.in_features, layer.group_size) or layer.in_features
+    return Shape(rows=1, k=layer.in_features, n=layer.out_features, group=min(group, BLOCK))
+
+
+def fastest(
+    shape: Shape, *, phases: Iterable[Phase] = PHASES, int8_activations: bool = True, smallest: bool = False
 ) -> KernelChoice:
-    """The kernels for weights of a shape, measured if it never was. Raises: ValueError if none is left."""
-    return choose(shape, measured(shape, phases), memory=memory, int8_activations=int8_activations)
+    """The kernel for weights of a shape, measured if it never was. Raises: ValueError if none is left."""
+    found = {phase: timings().of(shape.at(phase)) for phase in phases}
+    return choose(shape, found, int8_activations=int8_activations, smallest=smallest)
 
 
-def measure_alike(
-    shapes: Sequence[Shape],
-    names: Sequence[str],
-    *,
-    saved: float,
-    whole: Mapping[str, float] | None = None,
-    memory: float | None = None,
-    int8_activations: bool = True,
-) -> Alike | None:
-    """One of the named kernels for weights of all these shapes; see ``choose_alike``.
+def compiled_choice(shape: Shape) -> KernelChoice:
+    """The kernel that this package compiles, which a whole token can have too (``DecoderBlocks``).
 
-    Without ``memory``, prompts have kernels of their own where ``pays_twice`` finds that worth it.
+    Raises: RuntimeError where it cannot be had, or does not take such groups.
     """
-    found = {shape: measured(shape, PHASES) for shape in set(shapes)}
-
-    def within(limit: float) -> Alike | None:
-        return choose_alike(
-            shapes, found, names, saved=saved, whole=whole, memory=limit, int8_activations=int8_activations
-        )
-
-    if memory is not None:
-        return within(memory)
-    any_size = within(math.inf)
-    worth = any_size is not None and pays_twice(
-        shapes, found, any_size, machine_memory(), int8_activations=int8_activations
-    )
-    return any_size if worth else within(MEMORY)
-
-
-def measured(shape: Shape, phases: Iterable[Phase]) -> dict[Phase, Mapping[str, Measurement]]:
-    return {phase: timings().of(shape.at(phase)) for phase in phases}
+    if reason := NUMBA_INT8.missing():
+        raise RuntimeError(reason)
+    if shape.group == 0 or shape.group % SMALLEST:
+        raise RuntimeError(f"{shape} has not groups of 4-bit codes in multiples of {SMALLEST}")
+    return KernelChoice(kernel=NUMBA_INT8.name, bytes=packed_bytes(NUMBA_INT8, shape))
 
 
 @torch.no_grad()
@@ -139,62 +190,56 @@ def optimize_(
     module: nn.Module,
     *,
     phases: Iterable[Phase] = PHASES,
-    memory: float = MEMORY,
+    max_memory: float | None = None,
     int8_activations: bool = True,
 ) -> tuple[OptimizedLayer, ...]:
-    """Replace every ``Int4Linear`` and ``Int8Linear`` inside a module by the fastest kernels that fit, in place.
+    """Replace every ``Int4Linear`` and ``Int8Linear`` inside a module by the fastest kernel that fits, in place.
 
     Args:
         module: on the CPU, holding quantized layers.
         phases: what it will be used for: ``"decode"`` (at most 16 rows at a time), ``"prefill"`` (more), or both.
-        memory: packed weights may take so many times the layer's own bytes; ``math.inf`` for any number. Where nothing
-            is that small, the smallest is taken.
+        max_memory: bytes that all packed weights may take. A weight takes at most a byte where one kernel is so small;
+            if that is too much, each layer has the smallest kernel.
         int8_activations: whether 4-bit layers may round activations to 8 bits, which is what the fastest do.
 
-    Returns: the kernels of each layer.
-    Raises: ValueError for a layer that is on another device or that no kernel takes.
+    Returns: the kernel of each layer.
+    Raises: ValueError for a layer that is on another device or that no kernel takes, and if the smallest kernels take
+        more than ``max_memory``.
     """
-    phases = tuple(phases)
     layers = {name: layer for name, layer in every_module(module) if isinstance(layer, (Int4Linear, Int8Linear))}
-    done: list[OptimizedLayer] = []
-    with apart():
-        for name in list(layers):
+    shapes = {name: on_cpu(layer) for name, layer in layers.items()}
+    choices = choices_within(shapes, tuple(phases), max_memory=max_memory, int8_activations=int8_activations)
+    arena = Arena()
+    with large_blocks_returned():
+        for name, choice in choices.items():
             layer = layers.pop(name)
-            settled = pack_linear(layer, phases=phases, memory=memory, int8_activations=int8_activations)
-            module.set_submodule(name, settled)
-            done.append(OptimizedLayer(name=name, choice=settled.prepared.choice))
+            module.set_submodule(name, PackedLinear.of(layer, pack_layer(layer, choice, arena)))
             del layer
             give_back()
-    return tuple(done)
+    return tuple(OptimizedLayer(name=name, choice=choice) for name, choice in choices.items())
 
 
-def pack_linear(
-    layer: Int4Linear | Int8Linear,
-    *,
-    phases: Iterable[Phase] = PHASES,
-    memory: float = MEMORY,
-    int8_activations: bool = True,
-) -> PackedLinear:
-    """One layer in the packing of the fastest kernels; ``layer`` stays as it is."""
+def on_cpu(layer: Int4Linear | Int8Linear) -> Shape:
+    """The shape of a layer. Raises: ValueError if it is on another device."""
     weight = layer.packed if isinstance(layer, Int4Linear) else layer.weight
     if weight.device.type != "cpu":
         raise ValueError(f"the layer is on {weight.device}, these kernels run on the CPU: move it there first")
-    codes = in_blocks(layer.codes())
-    choice = chosen(shape_of(codes), phases=phases, memory=memory, int8_activations=int8_activations)
-    return packed(layer, codes, choice)
+    return shape_of(layer)
 
 
-def packed(layer: Int4Linear | Int8Linear, codes: Codes, choice: KernelChoice) -> PackedLinear:
-    """One layer, with these codes of its weight in the packing of these kernels; ``layer`` stays as it is."""
-    return settled(layer, prepare(codes, choice))
-
-
-def settled(layer: Int4Linear | Int8Linear, prepared: PackedWeight) -> PackedLinear:
-    """One layer, its weight packed; ``layer`` stays as it is."""
-    return PackedLinear(
-        prepared,
-        in_features=layer.in_features,
-        out_features=layer.out_features,
-        bias=layer.bias,
-        gelu=isinstance(layer, Int8Linear) and layer.gelu,
+def choices_within(
+    shapes: Mapping[str, Shape], phases: Iterable[Phase], *, max_memory: float | None, int8_activations: bool
+) -> dict[str, KernelChoice]:
+    """A kernel for each layer, the smallest ones if others take too much. Raises: ValueError if those do too."""
+    needed = 0.0
+    for smallest in (False, True):
+        choices = {
+            name: fastest(shape, phases=phases, int8_activations=int8_activations, smallest=smallest)
+            for name, shape in shapes.items()
+        }
+        needed = sum(choice.bytes for choice in choices.values())
+        if max_memory is None or needed <= max_memory:
+            return choices
+    raise ValueError(
+        f"packed weights take {needed:.0f} bytes at least, more than max_memory of {max_memory:.0f}: allow more"
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from nvila_kernels.cpu.kernel import Codes
+from nvila_kernels.cpu.kernels.kernel import Codes
 from nvila_kernels.pack import BLOCK
 from nvila_kernels.quantization import Int4Codes
 
@@ -53,7 +53,7 @@ class Shape:
         return f"{self.rows}x{self.k}x{self.n} {weight}"
 
 
-def shape_of(codes: Codes) -> Shape:
+def shape_of_codes(codes: Codes) -> Shape:
     """What one token asks of a weight."""
     n, k = codes.codes.shape
     return Shape(rows=1, k=k, n=n, group=codes.group_size if isinstance(codes, Int4Codes) else 0)

@@ -59,15 +59,6 @@ DtypeOption = Annotated[
     ),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default one a core.", rich_help_panel=MODEL)]
-Memory = Annotated[
-    float | None,
-    typer.Option(
-        min=1,
-        help="Times their own size that quantized weights may take on a CPU: 3 leaves room for kernels that only read "
-        "prompts. By default they come if there is much room and prompts gain much.",
-        rich_help_panel=MODEL,
-    ),
-]
 
 MaxNewTokens = Annotated[
     int | None,
@@ -129,7 +120,6 @@ class Source:
     threads: int | None
     max_tiles: int | None
     adapter: str | None = None
-    memory: float | None = None
 
     @property
     def name(self) -> str:
@@ -147,7 +137,7 @@ class Source:
         with watch.stage("load", f"loading {self.name}"):
             model = self._load(folder)
         with watch.stage("load", "choosing kernels"):
-            settle(model, memory=self.memory)
+            optimize(model)
         return model
 
     def _fetch(self) -> Path:
@@ -195,14 +185,14 @@ def quantized(folder: Path) -> bool:
     return "llm" in formats(open_checkpoint(folder).config)
 
 
-def settle(model: NVILA, *, memory: float | None = None) -> None:
+def optimize(model: NVILA) -> None:
     """Give the quantized layers of a model that runs on a processor to the kernels that are fastest there."""
     from nvila_model.checkpoint.quantized import quantized_layers
 
     if model.device.type == "cpu" and quantized_layers(model):
-        from nvila_model.cpu.optimize import optimize_model
+        from nvila_model.cpu import optimize as optimize_model
 
-        optimize_model(model, memory=memory, head=any(name.startswith("llm.") for name in quantized_layers(model)))
+        optimize_model(model)
 
 
 def available(name: str) -> torch.device:

@@ -1,4 +1,4 @@
-"""Quantized models on this machine's processor."""
+"""A quantized model on the fastest kernels of this machine's processor."""
 
 from typing import TYPE_CHECKING
 
@@ -6,10 +6,11 @@ from nvila_model.lazy import lazy_names
 
 if TYPE_CHECKING:
     from nvila_model.cpu.openmp import wait_briefly
-    from nvila_model.cpu.optimize import optimize_model
+    from nvila_model.cpu.optimized_model import is_optimized, optimize
 
 __all__ = [
-    "optimize_model",
+    "is_optimized",
+    "optimize",
     "wait_briefly",
 ]
 
@@ -17,6 +18,6 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "openmp": "wait_briefly",
-        "optimize": "optimize_model",
+        "optimized_model": "is_optimized optimize",
     },
 )

@@ -18,7 +18,6 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nvila_model.cpu.stack import Stack
 from nvila_model.network.cache import Cache, KVCache
 from nvila_model.network.masks import causal_mask
 
@@ -65,10 +64,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal attention with fewer key-value heads than query heads (grouped-query attention).
-
-    ``qkv_proj`` is None, or one layer that stands for the three projections (``nvila_model.cpu.joined_layers``).
-    """
+    """Causal attention with fewer key-value heads than query heads (grouped-query attention)."""
 
     def __init__(self, width: int, *, heads: int, kv_heads: int, head_dim: int) -> None:
         super().__init__()
@@ -77,11 +73,10 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(width, kv_heads * head_dim)
         self.v_proj = nn.Linear(width, kv_heads * head_dim)
         self.o_proj = nn.Linear(heads * head_dim, width, bias=False)
-        self.qkv_proj: nn.Module | None = None
 
     def project(self, x: Tensor) -> Sequence[Tensor]:
         """Queries, keys and values, all heads side by side."""
-        return (self.q_proj(x), self.k_proj(x), self.v_proj(x)) if self.qkv_proj is None else self.qkv_proj(x)
+        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
 
     def forward(
         self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None, layer: int
@@ -106,27 +101,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cache: KVCache 
 
 def attend_once(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """One position a row: heads that share keys become queries of one head, so that keys are read once for all."""
-    together = rearrange(q, "b (kv group) 1 d -> b kv group d", kv=k.shape[1])
-    out = F.scaled_dot_product_attention(together, k, v, attn_mask=mask)
+    grouped = rearrange(q, "b (kv group) 1 d -> b kv group d", kv=k.shape[1])
+    out = F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask)
     return rearrange(out, "b kv group d -> b 1 (kv group d)")
 
 
 class GatedMLP(nn.Module):
-    """``down(silu(gate(x)) * up(x))``.
-
-    ``gate_up_proj`` is None, or one layer that stands for the first two (``nvila_model.cpu.joined_layers``).
-    """
+    """``down(silu(gate(x)) * up(x))``."""
 
     def __init__(self, width: int, *, mlp_width: int) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(width, mlp_width, bias=False)
         self.up_proj = nn.Linear(width, mlp_width, bias=False)
         self.down_proj = nn.Linear(mlp_width, width, bias=False)
-        self.gate_up_proj: nn.Module | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = (self.gate_proj(x), self.up_proj(x)) if self.gate_up_proj is None else self.gate_up_proj(x)
-        return self.down_proj(F.silu(gate) * up)
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Block(nn.Module):
@@ -148,7 +138,7 @@ class Block(nn.Module):
         layer: int,
         wanted: Tensor | None = None,
     ) -> Tensor:
-        """The states behind the block, ``[b, t, width]``; of the ``wanted`` positions alone, ``[n, width]``."""
+        """The states after the block, ``[b, t, width]``; of the ``wanted`` positions alone, ``[n, width]``."""
         x = x + self.self_attn(self.input_layernorm(x), angles, mask, cache, layer)
         if wanted is not None:
             x = x[wanted]
@@ -166,8 +156,6 @@ class Qwen2(nn.Module):
         tied: the output head is the embedding.
         rope_theta: base of the rotary frequencies.
         rope_factor: linear scaling; position ``p`` is seen as ``p / rope_factor``.
-
-    ``stack`` is None, or what stands for all blocks and the norm (``nvila_model.cpu.stacking``).
     """
 
     def __init__(
@@ -193,7 +181,6 @@ class Qwen2(nn.Module):
         self.depth = layers
         self.rope_theta, self.rope_factor = rope_theta, rope_factor
         self.gradient_checkpointing = False
-        self.stack: Stack | None = None
         self.embed_tokens = nn.Embedding(vocab_size, width)
         self.layers = nn.ModuleList(
             Block(width, heads=heads, kv_heads=kv_heads, head_dim=self.head_dim, mlp_width=mlp_width, eps=eps)
@@ -216,8 +203,6 @@ class Qwen2(nn.Module):
 
     def cache(self, batch: int, length: int) -> Cache:
         """A key-value cache for ``batch`` rows of at most ``length`` positions."""
-        if self.stack is not None:
-            return self.stack.cache(batch, length)
         return KVCache(
             layers=self.depth, batch=batch, heads=self.kv_heads, length=length,
             head_dim=self.head_dim, dtype=self.dtype, device=self.device,
@@ -240,15 +225,12 @@ class Qwen2(nn.Module):
             mask: bool ``[b, 1, t, cached + t]``, True where a query may look; None means plain causal.
             cache: keys and values of earlier positions; grows by ``t``.
             wanted: bool ``[b, t]``, the ``n`` positions whose states are needed, given in reading order: nobody looks
-                at the others behind the last attention, so the last MLP leaves them out.
+                at the others after the last attention, so the last MLP leaves them out.
         """
         start = 0 if cache is None else cache.length
         if mask is None and start and embeds.shape[1] > 1:
             mask = causal_mask(embeds.shape[1], start, device=embeds.device)
-        if self.stack is not None:
-            states = self.stack(embeds, positions=positions, mask=mask, cache=cache, wanted=wanted)
-        else:
-            states = self.norm(self.blocks(embeds, self.angles(embeds, start, positions), mask, cache, wanted))
+        states = self.norm(self.blocks(embeds, self.angles(embeds, start, positions), mask, cache, wanted))
         if cache is not None:
             cache.advance(embeds.shape[1])
         return states
@@ -261,7 +243,7 @@ class Qwen2(nn.Module):
         cache: Cache | None,
         wanted: Tensor | None,
     ) -> Tensor:
-        """The states behind the last block."""
+        """The states after the last block."""
         last, stored = len(self.layers) - 1, cast(KVCache | None, cache)
         for index, layer in enumerate(self.layers):
             kept = wanted if index == last else None
@@ -272,12 +254,7 @@ class Qwen2(nn.Module):
         return x
 
     def hidden_states(self, embeds: Tensor) -> list[Tensor]:
-        """The ``layers + 1`` states of plain causal attention: embeddings first, the last one normed.
-
-        Raises: ValueError if the blocks are in graphs, which keep what is between them.
-        """
-        if self.stack is not None:
-            raise ValueError("the blocks are in graphs: use the model before it was settled")
+        """The ``layers + 1`` states of plain causal attention: embeddings first, the last one normed."""
         angles = self.angles(embeds, 0, None)
         states = [embeds]
         for index, layer in enumerate(self.layers):

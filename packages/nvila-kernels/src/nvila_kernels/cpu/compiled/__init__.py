@@ -8,8 +8,10 @@ threads that wake and threads that wait. Here
   (``layout``);
 - a product is a tile of a few rows and 64 outputs that stays in registers, written down once as LLVM's instructions
   for vectors of any width (``tile``, ``instructions``);
-- a program of many products is one function that all threads run from end to end; they meet where one needs what
-  others made (``team``, ``product``).
+- a program of many products is one function that all threads run from end to end, with a barrier where one needs what
+  others made (``threads``, ``product``);
+- what numba and the compiler under it, llvmlite, make of a program is kept on disk as machine code, which the next
+  process loads without numba (``program``).
 
-numba and the compiler under it, llvmlite, make machine code of that. All modules but ``layout`` import them.
+All modules but ``layout`` import llvmlite, and numba if there is something to compile.
 """

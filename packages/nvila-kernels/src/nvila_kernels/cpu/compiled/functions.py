@@ -4,7 +4,7 @@
 import numpy as np
 from numba import njit
 
-from nvila_kernels.cpu.compiled.bits import as_float
+from nvila_kernels.cpu.compiled.addresses import as_float
 
 ONE, HALF = np.float32(1), np.float32(0.5)
 LEAST, MOST = np.float32(-87), np.float32(88)
@@ -15,7 +15,7 @@ LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 C2, C3, C4, C5, C6 = (np.float32(1 / value) for value in (2, 6, 24, 120, 720))
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def exponential(x):
     """Within 3e-7 of ``e^x`` for ``x`` between -87 and 88, beyond which it stays as it is there.
 
@@ -51,7 +51,7 @@ def gate(joined, out):
             out[row, i] = value / (ONE + exponential(-value)) * joined[row, width + i]
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def rotate(x, first, cos, sin, factor, out):
     """Turn each pair ``(x[i], x[i + d/2])`` from ``first`` on by its angle, and stretch it: float32 ``[d]``."""
     half = len(cos)
@@ -62,14 +62,14 @@ def rotate(x, first, cos, sin, factor, out):
 
 
 @njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
-def attend(heads, queries, keys, values, positions, hidden, scores):
+def attend(heads, queries, keys, values, positions, masked, scores):
     """Attention of some heads of one position, which share keys and values.
 
     Args:
         heads: how many.
         queries: float32 ``[heads or more, d]``, stretched already; the result is written over them.
         keys, values: float32 ``[positions or more, d]``.
-        hidden: uint8 ``[positions]``, 1 for those that may not be looked at; empty if all may.
+        masked: uint8 ``[positions]``, 1 for those that may not be looked at; empty if all may.
         scores: float32 ``[heads, positions or more]``, to work with.
     """
     d = queries.shape[1]
@@ -81,8 +81,8 @@ def attend(heads, queries, keys, values, positions, hidden, scores):
             scores[h, p] = score
     for h in range(heads):
         row = scores[h]
-        for p in range(len(hidden)):
-            if hidden[p]:
+        for p in range(len(masked)):
+            if masked[p]:
                 row[p] = -np.inf
         top = row[0]
         for p in range(1, positions):

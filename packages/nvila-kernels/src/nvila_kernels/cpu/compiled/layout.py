@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nvila_kernels.cpu.arena import take
+from nvila_kernels.cpu.arena import Arena
 from nvila_kernels.quantization import Int4Codes
 
 OUTPUTS = 64
@@ -64,7 +64,7 @@ def size(n: int, k: int, group: int) -> int:
     return -(-n // OUTPUTS) * -(-k // group) * stride(group)
 
 
-def pack(codes: Int4Codes) -> Weight:
+def pack(codes: Int4Codes, arena: Arena) -> Weight:
     """Outputs are filled up with zeros to whole blocks, inputs to whole groups.
 
     Raises: ValueError for groups that are no multiple of 32 inputs.
@@ -73,7 +73,7 @@ def pack(codes: Int4Codes) -> Weight:
     if group % SMALLEST:
         raise ValueError(f"groups of {group}; it takes multiples of {SMALLEST}")
     blocks, groups = -(-n // OUTPUTS), -(-k // group)
-    stream = take(size(n, k, group))
+    stream = arena.take(size(n, k, group))
     lines = stream.view(blocks, groups, stride(group))
     largest = float(codes.scale.abs().max())
     factor = 2.0 ** math.floor(math.log2(largest / LARGEST)) if 0 < largest < math.inf else 1.0

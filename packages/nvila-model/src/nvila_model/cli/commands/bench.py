@@ -94,12 +94,11 @@ def read_shape(text: str, group: int) -> Shape:
 
 def describe(shape: Shape) -> dict[str, Any]:
     """The candidates of one shape as plain data; seconds are of the shape that was measured in its place."""
-    from nvila_kernels.cpu import candidates, choose, timings
-    from nvila_kernels.cpu.selection import layer_bytes
+    from nvila_kernels.cpu import candidates, choose, layer_bytes, timings
 
     found = timings().of(shape)
     try:
-        (winner,) = choose(shape, {shape.phase: found}).kernels.values()
+        winner = choose(shape, {shape.phase: found}).kernel
     except ValueError:
         winner = None
     kernels = candidates(shape.bits)
@@ -147,4 +146,6 @@ def show(rows: list[dict[str, Any]], below: str) -> None:
         console = Console(width=200)
     console.print(table)
     console.print(below, highlight=False)
-    console.print("Memory is that of the packed weight over the layer's own; above 1.2 only where nothing is smaller.")
+    console.print(
+        "Memory: the packed weight over the layer's own. A kernel takes a byte a weight at most, if any does."
+    )

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nvila_kernels.cpu.dense import floats
-from nvila_kernels.cpu.kernel import Codes, Kernel, Run
-from nvila_kernels.cpu.rows import int8_rows, scaled_rows, shifted_rows
+from nvila_kernels.cpu.arena import Arena
+from nvila_kernels.cpu.kernels.activations import int8_rows, scaled_rows, shifted_rows
+from nvila_kernels.cpu.kernels.dense import float_weight
+from nvila_kernels.cpu.kernels.kernel import Codes, Kernel, Run
 from nvila_kernels.quantization import INT8_MAX, Int8Codes, quantize_int8
 
 UINT8_MAX, INT16_MAX = 255, 32767
@@ -34,7 +35,7 @@ def int8_codes(codes: Codes) -> Int8Codes:
     """The same weight with one scale a row."""
     if isinstance(codes, Int8Codes):
         return codes
-    made = quantize_int8(floats(codes))
+    made = quantize_int8(float_weight(codes))
     return Int8Codes(codes=made[0], scale=made[1])
 
 
@@ -87,7 +88,7 @@ def row_sums(codes: Tensor) -> Tensor:
     return torch.cat([rows.sum(1, dtype=torch.float32) for rows in some_rows(codes)])
 
 
-def pack_fbgemm(codes: Codes) -> Run:
+def pack_fbgemm(codes: Codes, arena: Arena) -> Run:
     eight = int8_codes(codes)
     weight = eight.codes.contiguous()
     packed, scale, x_scale = prepacked(weight), eight.scale.float(), eight.x_scale
@@ -109,7 +110,7 @@ def pack_fbgemm(codes: Codes) -> Run:
     return run_saturating
 
 
-def pack_floats(codes: Codes) -> Run:
+def pack_floats(codes: Codes, arena: Arena) -> Run:
     eight = int8_codes(codes)
     weight, scale, x_scale = eight.codes.contiguous(), eight.scale.float(), eight.x_scale
 
@@ -120,7 +121,7 @@ def pack_floats(codes: Codes) -> Run:
     return run
 
 
-def pack_onednn(codes: Codes) -> Run:
+def pack_onednn(codes: Codes, arena: Arena) -> Run:
     eight = int8_codes(codes)
     weight, scale, x_scale = eight.codes.contiguous(), eight.scale.float(), eight.x_scale
 

@@ -6,11 +6,14 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor
 
+from nvila_kernels.cpu.arena import Arena
 from nvila_kernels.quantization import Int4Codes, Int8Codes
 
 Codes: TypeAlias = Int4Codes | Int8Codes
 Run: TypeAlias = Callable[[Tensor], Tensor]
 """The product with one packed weight, without bias: contiguous float32 ``[m, k]`` -> float32 ``[m, n]``."""
+Pack: TypeAlias = Callable[[Codes, Arena], Run]
+"""Takes a weight over; those that lay out memory themselves take it from the arena."""
 
 Activations: TypeAlias = Literal["float32", "bfloat16", "int8"]
 
@@ -23,11 +26,11 @@ class Kernel:
     """A product with quantized weights that is done well on some machines.
 
     Attributes:
-        name: shown in reports, and the key in the cache.
+        name: shown in reports, and the key in the file of timings.
         bits: of the codes that it takes, 4 or 8.
         activations: what it rounds them to.
         bytes: of a weight once packed, by outputs, inputs and group size.
-        pack: takes a weight over; may raise RuntimeError or ValueError where the library cannot hold it.
+        pack: may raise RuntimeError or ValueError where the library cannot hold a weight.
         missing: why it cannot be used here, such as a package to install; None if it can.
     """
 
@@ -35,7 +38,7 @@ class Kernel:
     bits: Literal[4, 8]
     activations: Activations
     bytes: Callable[[int, int, int], float]
-    pack: Callable[[Codes], Run]
+    pack: Pack
     missing: Callable[[], str | None] = lambda: None
 
 

@@ -7,7 +7,8 @@ always cast.
 import torch
 from torch import Tensor
 
-from nvila_kernels.cpu.kernel import Codes, Kernel, Run
+from nvila_kernels.cpu.arena import Arena
+from nvila_kernels.cpu.kernels.kernel import Codes, Kernel, Run
 from nvila_kernels.quantization import Int4Codes, pad_features
 
 GROUPS = (32, 64, 128, 256)
@@ -17,7 +18,7 @@ AT_ONCE = 4096
 """Outputs that are packed at a time, whole blocks of the operator: it takes codes of four bytes."""
 
 
-def pack(codes: Codes) -> Run:
+def pack(codes: Codes, arena: Arena) -> Run:
     """Raises: ValueError for groups that the operator does not know."""
     assert isinstance(codes, Int4Codes)
     n, k, group = codes.out_features, codes.in_features, codes.group_size
@@ -49,4 +50,4 @@ def size(n: int, k: int, group: int) -> float:
     return n * k * (0.5 + 4 / group)
 
 
-PACKED_INT4 = Kernel(name="torch int4", bits=4, activations="bfloat16", bytes=size, pack=pack, missing=missing)
+TORCH_INT4 = Kernel(name="torch int4", bits=4, activations="bfloat16", bytes=size, pack=pack, missing=missing)
