@@ -7,7 +7,7 @@ optimized model only answers, on the processor that it is on; whatever else is d
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Never, Self
+from typing import Any, Never, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from nvila_kernels.cpu.kernels.candidates import candidates
 from nvila_kernels.cpu.kernels.kernel import Codes, Run, bits_of
 from nvila_kernels.cpu.kernels.numba_int4 import NUMBA_INT8
 from nvila_kernels.cpu.memory import give_back, large_blocks_returned
-from nvila_kernels.cpu.selection import KernelChoice, choose, packed_bytes
+from nvila_kernels.cpu.selection import Found, KernelChoice, choose, packed_bytes
 from nvila_kernels.cpu.shape import PHASES, Phase, Shape, in_blocks
 from nvila_kernels.cpu.timings_file import timings
 from nvila_kernels.modules import Int4Linear, Int8Linear
@@ -55,8 +55,9 @@ class PackedWeight:
         rows = x.float().reshape(-1, self.in_features).contiguous()
         if not len(rows):
             return x.new_empty(*x.shape[:-1], self.out_features)
-        # while torch compiles a program the product stays outside of it: there is nothing in it to trace
-        run = torch.compiler.disable(self.run) if torch.compiler.is_compiling() else self.run
+        run = self.run
+        if torch.compiler.is_compiling():  # the product stays outside of the program: there is nothing in it to trace
+            run = cast(Run, torch.compiler.disable(run))  # pyright: ignore[reportUnknownMemberType]
         return run(rows).view(*x.shape[:-1], -1).to(x.dtype)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -124,7 +125,7 @@ class PackedLinear(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         refuse_devices(fn)
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
 
     def _save_to_state_dict(self, destination: dict[str, object], prefix: str, keep_vars: bool) -> None:
         raise ValueError(f"{prefix.rstrip('.')} is packed for this machine and cannot be saved: {REMEDY}")
@@ -169,7 +170,7 @@ def fastest(
     shape: Shape, *, phases: Iterable[Phase] = PHASES, int8_activations: bool = True, smallest: bool = False
 ) -> KernelChoice:
     """The kernel for weights of a shape, measured if it never was. Raises: ValueError if none is left."""
-    found = {phase: timings().of(shape.at(phase)) for phase in phases}
+    found: Found = {phase: timings().of(shape.at(phase)) for phase in phases}
     return choose(shape, found, int8_activations=int8_activations, smallest=smallest)
 
 

@@ -86,7 +86,7 @@ class OptimizedQwen2(nn.Module):
         stored = None if cache is None else self.own(cache, batch)
         if stored is not None and length == 1 and batch <= ROWS and wanted is None and not compiling(embeds):
             stored.end(1)
-            states = self.buffers(stored).step(embeds, positions, mask, stored.length)
+            states = self.buffers_for(stored).step(embeds, positions, mask, stored.length)
         else:
             states = self.read(embeds, positions, mask, stored, wanted)
         if stored is not None:
@@ -101,7 +101,7 @@ class OptimizedQwen2(nn.Module):
             raise ValueError(f"the cache is not one of float32 {list(shape)}: make it by this model's cache(...)")
         return cache
 
-    def buffers(self, cache: KVCache) -> DecoderBuffers:
+    def buffers_for(self, cache: KVCache) -> DecoderBuffers:
         """What tokens of a cache are written into, for as many threads as torch has now."""
         from nvila_kernels.cpu import DecoderBuffers, thread_team  # and with them a compiler
 

@@ -1,6 +1,6 @@
 """Numbers by their bits and arrays by their addresses, for numba."""
 
-# pyright: basic, reportCallIssue=false, reportArgumentType=false
+# pyright: basic, reportCallIssue=false, reportPrivateImportUsage=false, reportArgumentType=false
 import numpy as np
 from llvmlite import ir
 from numba import carray, njit, types

@@ -1,6 +1,6 @@
 """Rows of floats times packed weights, for numba."""
 
-# pyright: basic, reportCallIssue=false, reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: basic, reportCallIssue=false, reportPrivateImportUsage=false, reportAttributeAccessIssue=false, reportArgumentType=false
 from functools import cache
 
 import numpy as np

@@ -138,7 +138,8 @@ def compile_program(compiled: Compiled) -> bytes:
         function = compiled()
         function.compile(SIGNATURE)
     except NumbaError as error:
-        raise RuntimeError(f"numba {installed('numba')} cannot compile the product: {error.msg}") from error
+        message = getattr(error, "msg", error)
+        raise RuntimeError(f"numba {installed('numba')} cannot compile the product: {message}") from error
     ((signature, made),) = function.overloads.items()
     target = target_machine()
     text = function.inspect_llvm(signature).replace(made.fndesc.llvm_func_name, ENTRY)

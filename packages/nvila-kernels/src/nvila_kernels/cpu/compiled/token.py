@@ -5,7 +5,7 @@ the weights have just pushed everything else out of the processor's cache. Here 
 twice rather than waiting for each other, and meet at five barriers a block.
 """
 
-# pyright: basic, reportCallIssue=false, reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: basic, reportCallIssue=false, reportPrivateImportUsage=false, reportAttributeAccessIssue=false, reportArgumentType=false
 import numpy as np
 from numba import carray, njit
 

@@ -64,7 +64,8 @@ def bench(
         torch.set_num_threads(threads)
     if clear:
         timings().clear()
-        timings().file.with_name("tiles.json").unlink(missing_ok=True)
+        if (kept := timings().file) is not None:
+            kept.with_name("tiles.json").unlink(missing_ok=True)
     if tune:
         tile_tables.tune(tune, as_json)
     if tiles:
