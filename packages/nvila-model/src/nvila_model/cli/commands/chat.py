@@ -37,6 +37,7 @@ def chat(
     dtype: options.DtypeOption = None,
     threads: options.Threads = None,
     memory: options.Memory = None,
+    accumulate: options.Accumulate = None,
     max_new_tokens: options.MaxNewTokens = None,
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
@@ -61,6 +62,7 @@ def chat(
         model=model, revision=revision, offline=offline, token=token,
         device=device, dtype=dtype, threads=threads, max_tiles=max_tiles, adapter=adapter,
         memory=memory,
+        accumulate=accumulate,
     )  # fmt: skip
     watch = Stopwatch()
     with watch.stage("read", "opening the media"):
