@@ -74,3 +74,9 @@ def test_every_layer_that_does_not_fit_is_named() -> None:
 def test_a_layer_alone_cannot_be_replaced_in_place() -> None:
     with pytest.raises(ValueError, match=r"nothing holds it: use Int4Linear or Int8Linear\.from_linear"):
         QuantPolicy((("*", W8A8()),)).assign(nn.Linear(8, 8))
+
+
+def test_what_sums_are_made_in() -> None:
+    assert str(W4A16(accumulate="float16")) == "w4a16 g128 float16 sums"
+    with pytest.raises(ValueError, match="'bfloat16' cannot accumulate: use 'float32' or 'float16'"):
+        W4A16(accumulate="bfloat16")  # pyright: ignore

@@ -12,6 +12,7 @@ from nvila_kernels.modules import Int4Linear, Int8Linear
 from nvila_kernels.pack import pack_int4, unpack_int4
 from nvila_kernels.policy import W4A16, W8A8, QuantPolicy
 from nvila_kernels.quantize import quantize_
+from nvila_kernels.saving import load_quantized, save_quantized
 
 __all__ = [
     "W4A16",
@@ -25,8 +26,10 @@ __all__ = [
     "cast_fp8",
     "cast_fp8_transposed",
     "fp8_linear",
+    "load_quantized",
     "pack_int4",
     "quantize_",
+    "save_quantized",
     "smooth_scales",
     "unpack_int4",
     "use_backend",

@@ -22,6 +22,7 @@ class Int4Linear(nn.Module):
         bias: whether there is one.
         group_size: input features that share a scale: 32, 64, a multiple of 128, or 0 for a whole row.
         scale_dtype: float16 (as AutoAWQ's files have it) or bfloat16.
+        accumulate: of the sums; float16 for float16 activations only, see :func:`~nvila_kernels.w4a16_linear`.
         dtype: of the bias.
 
     Shapes: ``[..., in_features] -> [..., out_features]``, float16, bfloat16 or (on the CPU) float32.
@@ -39,6 +40,7 @@ class Int4Linear(nn.Module):
         bias: bool = True,
         group_size: int = BLOCK,
         scale_dtype: torch.dtype = torch.float16,
+        accumulate: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -47,7 +49,7 @@ class Int4Linear(nn.Module):
         self.out_features = out_features
         self.group_size = group_size
         self.scale_dtype = scale_dtype
-        self.accumulate = torch.float32
+        self.accumulate = accumulate
         group = kernel_group(in_features, group_size)
         groups = kernel_groups(in_features, group)
         packed = torch.zeros(blocks(in_features), out_features, 32, dtype=torch.int16, device=device)

@@ -7,6 +7,7 @@ before the first weight is read.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from nvila_kernels.pack import BLOCK, kernel_group
 from nvila_kernels.quantization import Int4Codes, quantize_int4
 
-__all__ = ["W4A16", "W8A8", "QuantPolicy", "Scheme", "every_module", "linear_layers"]
+__all__ = ["W4A16", "W8A8", "QuantPolicy", "Scheme", "every_module", "linear_layers", "usual_policy"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +27,21 @@ class W4A16:
         symmetric: no zero points.
         scale_dtype: float16 or bfloat16.
         clip: narrow each group's range where the calibration activations say that it pays; needs them.
+        accumulate: ``"float16"`` sums each group in float16 on the tensor cores, for float16 activations only. A group
+            sum overflows from activations of about 34; scale them first (``nvila_kernels.calibrate``).
+
+    Raises: ValueError for another type to accumulate in.
     """
 
     group_size: int = BLOCK
     symmetric: bool = False
     scale_dtype: torch.dtype = torch.float16
     clip: bool = False
+    accumulate: Literal["float32", "float16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.accumulate not in ("float32", "float16"):
+            raise ValueError(f"{self.accumulate!r} cannot accumulate: use 'float32' or 'float16'")
 
     def quantize(self, weight: Tensor) -> Int4Codes:
         """Round ``[n, k]`` to nearest."""
@@ -39,7 +49,8 @@ class W4A16:
 
     def __str__(self) -> str:
         group = f"g{self.group_size}" if self.group_size else "row"
-        return " ".join(["w4a16", group] + ["symmetric"] * self.symmetric + ["clipped"] * self.clip)
+        extras = ["symmetric"] * self.symmetric + ["clipped"] * self.clip
+        return " ".join(["w4a16", group, *extras] + ["float16 sums"] * (self.accumulate == "float16"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +69,9 @@ class W8A8:
 
 
 Scheme = W4A16 | W8A8
+
+HEADS = ("lm_head", "embed_out", "head", "classifier", "score", "heads")
+"""Last names of layers that make logits: few weights, and every rounding of theirs moves an answer."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +113,37 @@ class QuantPolicy:
                 continue
             kind = f"names a {others[pattern]}" if pattern in others else "matches no layer of that kind"
             yield f"rule {pattern!r} {kind}: give the names of torch.nn.Linear layers"
+
+
+def usual_policy(module: nn.Module, scheme: Scheme) -> QuantPolicy:
+    """One scheme for every linear layer of ``torch.nn.Linear``'s own class but output heads, which stay floats.
+
+    A head is a layer of one of the names ``HEADS``, or one whose weight is an embedding's too.
+    Raises: ValueError if no layer is left, naming the kinds of modules that hold the weights.
+    """
+    embeddings = {id(child.weight) for _, child in every_module(module) if isinstance(child, nn.Embedding)}
+    layers = linear_layers(module)
+    kept = [
+        name
+        for name, layer in layers.items()
+        if type(layer) is not nn.Linear or name.rpartition(".")[2] in HEADS or id(layer.weight) in embeddings
+    ]
+    if len(kept) == len(layers):
+        raise ValueError(
+            f"nothing was quantized: {len(layers)} torch.nn.Linear layers are there, {len(kept)} of them output heads "
+            f"or of a class of their own; the weights stand in {', '.join(weight_holders(module)) or 'no module'}: "
+            "quantize_ takes torch.nn.Linear layers, so convert these first"
+        )
+    return QuantPolicy((*((name, None) for name in kept), ("*", scheme)))
+
+
+def weight_holders(module: nn.Module) -> list[str]:
+    """The classes of modules that hold matrices themselves, the largest share of weights first."""
+    counts: dict[str, int] = {}
+    for child in dict(every_module(module)).values():
+        held = sum(each.numel() for each in child.parameters(recurse=False) if each.ndim > 1)
+        counts[type(child).__name__] = counts.get(type(child).__name__, 0) + held
+    return sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])
 
 
 def linear_layers(module: nn.Module) -> dict[str, nn.Linear]:

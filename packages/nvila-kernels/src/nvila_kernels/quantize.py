@@ -5,7 +5,6 @@ A whole model takes one call, ``quantize_``. A model that does not fit in memory
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,71 +12,27 @@ from torch import Tensor, nn
 from nvila_kernels.calibrate.clip import round_int4
 from nvila_kernels.calibrate.observe import Observed
 from nvila_kernels.modules import Int4Linear, Int8Linear
-from nvila_kernels.policy import W4A16, QuantPolicy, Scheme, linear_layers, refuse
+from nvila_kernels.policy import W4A16, QuantPolicy, Scheme, linear_layers, refuse, usual_policy
 from nvila_kernels.quantization import INT8_MAX, dequantize_int4, quantize_int8, quantize_int8_static
+from nvila_kernels.report import FloatParameter, LayerReport, QuantReport, float_parameters
 
-__all__ = ["LayerReport", "QuantReport", "quantize_", "quantize_linear", "replace_"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerReport:
-    """What became of one layer.
-
-    Attributes:
-        name: dotted.
-        scheme: what it was quantized to.
-        weight_error: ``|W - W'| / |W|``, Frobenius norms, ``W'`` being the weight that the codes stand for.
-        output_error: ``|x W - x' W'| / |x W|`` over the calibration rows, bias left out; None without them.
-        bytes_before, bytes_after: parameters and buffers.
-    """
-
-    name: str
-    scheme: Scheme
-    weight_error: float
-    output_error: float | None
-    bytes_before: int
-    bytes_after: int
+__all__ = ["FloatParameter", "LayerReport", "QuantReport", "quantize_", "quantize_linear", "replace_"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class QuantReport:
-    """What became of a module; as text a table.
-
-    Attributes:
-        layers: the quantized ones.
-        kept: names of the linear layers that stayed as they were.
-    """
-
-    layers: tuple[LayerReport, ...]
-    kept: tuple[str, ...] = ()
-
-    def under(self, name: str) -> "QuantReport":
-        """The same as seen from a module that holds this one as ``name``."""
-        layers = tuple(replace(layer, name=f"{name}.{layer.name}") for layer in self.layers)
-        return QuantReport(layers=layers, kept=tuple(f"{name}.{kept}" for kept in self.kept))
-
-    def __str__(self) -> str:
-        width = max((len(layer.name) for layer in self.layers), default=0)
-        lines = [f"{'layer':{width}}  weight error  output error  scheme"]
-        for layer in self.layers:
-            output = "-" if layer.output_error is None else f"{layer.output_error:.4f}"
-            lines.append(f"{layer.name:{width}}  {layer.weight_error:12.4f}  {output:>12}  {layer.scheme}")
-        before, after = (sum(getattr(x, f"bytes_{when}") for x in self.layers) for when in ("before", "after"))
-        lines.append(f"{len(self.layers)} layers, {before / 2**20:.1f} -> {after / 2**20:.1f} MiB")
-        if self.kept:
-            lines.append(f"not quantized: {', '.join(self.kept)}")
-        return "\n".join(lines)
-
-
-def quantize_(module: nn.Module, policy: QuantPolicy, *, observed: Mapping[str, Observed] | None = None) -> QuantReport:
+def quantize_(
+    module: nn.Module, policy: QuantPolicy | Scheme | None = None, *, observed: Mapping[str, Observed] | None = None
+) -> QuantReport:
     """Replace linear layers by quantized ones, in place.
 
     Args:
         module: anything that holds ``torch.nn.Linear`` layers of float32, float16 or bfloat16.
-        policy: which of them become what.
+        policy: which of them become what. A scheme is for all but output heads
+            (:func:`~nvila_kernels.policy.usual_policy`); ``W4A16(symmetric=True)`` by default, which most read.
         observed: calibration activations by layer name, as :func:`nvila_kernels.calibrate.observe` gives
             them; needed for static scales and clipping, and for output errors in the report.
 
+    Returns: what became of each layer, and every parameter that stays float: among them weights of layers that are no
+        ``torch.nn.Linear``, such as GPT-2's ``Conv1D`` or the stacked experts of a mixture.
     Raises: ValueError naming every layer that cannot be quantized; the module is then unchanged.
 
     >>> model = nn.Sequential(nn.Linear(256, 64), nn.GELU(), nn.Linear(64, 8))
@@ -85,6 +40,8 @@ def quantize_(module: nn.Module, policy: QuantPolicy, *, observed: Mapping[str, 
     >>> type(model[0]).__name__, report.kept
     ('Int4Linear', ('2',))
     """
+    if not isinstance(policy, QuantPolicy):
+        policy = usual_policy(module, W4A16(symmetric=True) if policy is None else policy)
     return replace_(module, policy.assign(module), observed=observed)
 
 
@@ -102,7 +59,7 @@ def replace_(
         quantized, line = quantize_linear(name, layers.pop(name), scheme, seen.get(name))
         module.set_submodule(name, quantized)
         lines.append(line)
-    return QuantReport(layers=tuple(lines), kept=tuple(linear_layers(module)))
+    return QuantReport(layers=tuple(lines), kept=tuple(linear_layers(module)), floats=float_parameters(module))
 
 
 def missing_data(name: str, linear: nn.Linear, scheme: Scheme, observed: Observed | None) -> str | None:
@@ -137,6 +94,7 @@ def quantize_linear(
     if isinstance(scheme, W4A16):
         codes = round_int4(weight, None if observed is None else observed.rows, scheme)
         quantized, approximation = Int4Linear.from_codes(codes, linear.bias), dequantize_int4(codes)
+        quantized.accumulate = getattr(torch, scheme.accumulate)
     else:
         x_scale = observed.largest.amax() / INT8_MAX if scheme.static and observed else None
         quantized = Int8Linear.from_linear(linear, x_scale=x_scale)

@@ -20,7 +20,7 @@ from nvila_model.checkpoint.assembly import Model, assemble, stored_dtype
 from nvila_model.checkpoint.hub import locate
 from nvila_model.checkpoint.layout import open_checkpoint
 from nvila_model.checkpoint.names import from_published, published_names
-from nvila_model.checkpoint.quantized import place
+from nvila_model.checkpoint.quantized import Accumulate, place
 from nvila_model.checkpoint.tensor_folder import CheckpointError, CheckpointWarning, Tensors, resized
 from nvila_model.inputs.tokenizer import Tokenizer
 from nvila_model.network.vlm import VLM
@@ -44,6 +44,7 @@ def load(
     token: str | None = None,
     adapter: str | Path | None = None,
     stored_vocabulary: bool = False,
+    accumulate: Accumulate | None = None,
 ) -> Model:
     """Load a checkpoint in the original or the Hugging Face layout.
 
@@ -59,6 +60,8 @@ def load(
         adapter: a folder or a hub repository in PEFT's layout; it is added to the weights.
         stored_vocabulary: leave embedding and output head in the number format of their file, and in the file. A head
             of 16 bits then rounds what it reads to 16 bits; ``settled.optimize_model`` screens it by one of 4.
+        accumulate: ``"float16"`` sums 4-bit products in float16 on the tensor cores, for ``dtype`` float16 only; by
+            default as the checkpoint was quantized.
 
     Raises: CheckpointError, in one sentence that names the file and what was expected.
     """
@@ -76,7 +79,7 @@ def load(
     device = torch.device(device)
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else stored_dtype(config)
-    used = place(model, found.tensors, config, dtype=dtype, device=device)
+    used = place(model, found.tensors, config, dtype=dtype, device=device, accumulate=accumulate)
     if stored_vocabulary:
         used |= store_vocabulary(model, found.tensors, dtype=dtype)
     fill_parameters(model, found.tensors, dtype=dtype, device=device, used=used)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from nvila_kernels import Int4Linear, Int8Linear
@@ -34,7 +34,10 @@ from nvila_model.config import NVILAConfig
 from nvila_model.network.vlm import VLM
 
 Codes: TypeAlias = Int4Codes | Int8Codes
+Accumulate: TypeAlias = Literal["float32", "float16"]
 FIELD = "quantization_config"
+ACCUMULATE = "accumulate"
+"""A field of it that is ours, which others ignore: ``"float16"`` where all 4-bit layers of a part sum in float16."""
 
 
 def formats(config: NVILAConfig) -> dict[str, tuple[LayerFormat, ...]]:
@@ -50,13 +53,27 @@ def formats(config: NVILAConfig) -> dict[str, tuple[LayerFormat, ...]]:
     return found
 
 
-def place(model: VLM, tensors: Tensors, config: NVILAConfig, *, dtype: torch.dtype, device: torch.device) -> set[str]:
+def place(
+    model: VLM,
+    tensors: Tensors,
+    config: NVILAConfig,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    accumulate: Accumulate | None = None,
+) -> set[str]:
     """Put the quantized layers of a checkpoint into a model on the meta device; the names of the tensors used.
 
-    Raises: CheckpointError for tensors that are missing, or that make a layer of another size.
+    Args:
+        accumulate: of 4-bit layers; by default what the checkpoint says, where activations are float16.
+
+    Raises: CheckpointError for tensors that are missing, or that make a layer of another size, and for sums that the
+    model cannot make.
     """
     used: set[str] = set()
     known = formats(config)
+    if accumulate == "float16" and dtype != torch.float16:
+        raise CheckpointError(f"accumulate 'float16' needs float16 activations, not {dtype}: load with dtype float16")
     for name, linear in linear_layers(model).items():
         stems = stems_of(name)
         form = fitting(known.get(name.split(".", 1)[0], ()), stems, tensors)
@@ -73,9 +90,22 @@ def place(model: VLM, tensors: Tensors, config: NVILAConfig, *, dtype: torch.dty
             bias = torch.cat([needed(tensors, source) for source in biases]).to(dtype)
             used.update(biases)
         kind = Int4Linear if isinstance(codes, Int4Codes) else Int8Linear
-        model.set_submodule(name, kind.from_codes(cast(Any, codes), bias).to(device))
+        layer = kind.from_codes(cast(Any, codes), bias).to(device)
+        if isinstance(layer, Int4Linear) and dtype == torch.float16:
+            layer.accumulate = getattr(torch, accumulate or stored_sums(config, name))
+        model.set_submodule(name, layer)
         used.update(source for _, sources in layers for source in sources)
+    if accumulate and not any(isinstance(layer, Int4Linear) for layer in model.modules()):
+        raise CheckpointError(
+            f"accumulate {accumulate!r} is of 4-bit layers, and this checkpoint has none: leave it out"
+        )
     return used
+
+
+def stored_sums(config: NVILAConfig, layer: str) -> Accumulate:
+    """What the checkpoint says of the sums of a layer."""
+    section = config.llm if layer.startswith("llm.") else config.vision
+    return "float16" if (section.model_extra or {}).get(FIELD, {}).get(ACCUMULATE) == "float16" else "float32"
 
 
 def fitting(forms: tuple[LayerFormat, ...], stems: list[str], tensors: Tensors) -> LayerFormat | None:
@@ -167,7 +197,25 @@ Kind: TypeAlias = PackQuantized | IntQuantized | None
 
 def described(model: VLM) -> dict[str, tuple[Forms, dict[str, Any]]]:
     """For each part with quantized layers the format of each by dotted name, and the ``quantization_config``."""
-    return forms_of({name: kind_of(layer) for name, layer in quantized_layers(model).items()}, model)
+    layers = quantized_layers(model)
+    half = {name: layer.accumulate == torch.float16 for name, layer in layers.items() if isinstance(layer, Int4Linear)}
+    return with_sums(forms_of({name: kind_of(layer) for name, layer in layers.items()}, model), half)
+
+
+Described: TypeAlias = "dict[str, tuple[Forms, dict[str, Any]]]"
+
+
+def with_sums(described: Described, half: Mapping[str, bool]) -> Described:
+    """The same with a word on float16 sums, by layer. Raises: CheckpointError if layers of a part differ."""
+    for part, (forms, fields) in described.items():
+        kinds = {value for name, value in half.items() if name.startswith(f"{part}.")}
+        if len(kinds) > 1:
+            raise CheckpointError(
+                f"4-bit layers of the {part} part sum in float16 and in float32, and a checkpoint has one for all: "
+                "use one accumulate for the part"
+            )
+        described[part] = forms, fields | ({ACCUMULATE: "float16"} if kinds == {True} else {})
+    return described
 
 
 def kind_of(layer: Int4Linear | Int8Linear) -> Kind:

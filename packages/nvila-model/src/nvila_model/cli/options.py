@@ -29,6 +29,13 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
+class AccumulateType(StrEnum):
+    """Number formats of the sums in 4-bit products."""
+
+    float32 = "float32"
+    float16 = "float16"
+
+
 MODEL = "Model"
 ANSWER = "Answer"
 MEDIA = "Media"
@@ -56,6 +63,13 @@ DtypeOption = Annotated[
     Dtype | None,
     typer.Option(
         "--dtype", help="Of the weights; by default the checkpoint's, float32 on a CPU.", rich_help_panel=MODEL
+    ),
+]
+Accumulate = Annotated[
+    AccumulateType | None,
+    typer.Option(
+        help="Of 4-bit products on a GPU; float16 is for --dtype float16 only. By default the checkpoint's.",
+        rich_help_panel=MODEL,
     ),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default one a core.", rich_help_panel=MODEL)]
@@ -120,6 +134,7 @@ class Source:
     threads: int | None
     max_tiles: int | None
     adapter: str | None = None
+    accumulate: AccumulateType | None = None
 
     @property
     def name(self) -> str:
@@ -169,6 +184,7 @@ class Source:
                 offline=self.offline,
                 token=self.token,
                 adapter=self.adapter,
+                accumulate=self.accumulate.value if self.accumulate else None,
                 stored_vocabulary=device.type == "cpu" and self.dtype is None and quantized(folder),
             )
         except ValueError as error:

@@ -46,7 +46,11 @@ def qwen2_folds(head_dim: int) -> tuple[Fold, ...]:
 
 
 def usual_policy(
-    *, llm: Literal["w4a16"] | None = "w4a16", vision: Literal["w8a8"] | None = "w8a8", group_size: int = 128
+    *,
+    llm: Literal["w4a16"] | None = "w4a16",
+    vision: Literal["w8a8"] | None = "w8a8",
+    group_size: int = 128,
+    accumulate: Literal["float32", "float16"] = "float32",
 ) -> QuantPolicy:
     """One scheme for each part.
 
@@ -54,6 +58,7 @@ def usual_policy(
         llm: 4-bit weights for every linear layer of every block, or None to leave it.
         vision: 8-bit weights and activations, a scale a token, for every linear layer of every block, or None.
         group_size: input features that share a 4-bit scale; 0 for a whole row.
+        accumulate: of 4-bit products; ``"float16"`` for float16 activations only.
 
     Raises: ValueError for an unknown scheme.
     """
@@ -61,7 +66,7 @@ def usual_policy(
         raise ValueError(f"llm {llm!r} with vision {vision!r} is not known: use 'w4a16' or None, 'w8a8' or None")
     rules: list[tuple[str, Scheme | None]] = []
     rules += [(f"{BLOCKS['vision']}.*", W8A8())] if vision else []
-    rules += [(f"{BLOCKS['llm']}.*", W4A16(group_size=group_size))] if llm else []
+    rules += [(f"{BLOCKS['llm']}.*", W4A16(group_size=group_size, accumulate=accumulate))] if llm else []
     return QuantPolicy(tuple(rules))
 
 

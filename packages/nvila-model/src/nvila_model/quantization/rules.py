@@ -23,6 +23,7 @@ class Rule(BaseModel):
         skip: the layers stay as they are.
         bits: 4 for the weights alone, 8 for weights and activations.
         group: inputs that share a 4-bit scale; 0 for a whole row.
+        accumulate: of 4-bit products; ``float16`` sums on the tensor cores, for float16 activations.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -31,6 +32,7 @@ class Rule(BaseModel):
     skip: bool = False
     bits: Literal[4, 8] | None = None
     group: int | None = Field(default=None, ge=0)
+    accumulate: Literal["float32", "float16"] | None = None
 
     @model_validator(mode="after")
     def decided(self) -> Rule:
@@ -38,13 +40,17 @@ class Rule(BaseModel):
             raise ValueError("a rule says either skip = true or bits = 4 or 8")
         if self.group is not None and self.bits != 4:
             raise ValueError("group belongs to bits = 4")
+        if self.accumulate is not None and self.bits != 4:
+            raise ValueError("accumulate belongs to bits = 4")
         return self
 
     @property
     def scheme(self) -> Scheme | None:
         if self.bits is None:
             return None
-        return W8A8() if self.bits == 8 else W4A16(group_size=128 if self.group is None else self.group)
+        if self.bits == 8:
+            return W8A8()
+        return W4A16(group_size=128 if self.group is None else self.group, accumulate=self.accumulate or "float32")
 
 
 class Rules(BaseModel):

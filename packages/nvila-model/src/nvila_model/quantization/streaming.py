@@ -30,7 +30,7 @@ from nvila_model.checkpoint.assembly import assemble
 from nvila_model.checkpoint.layout import Checkpoint, open_checkpoint
 from nvila_model.checkpoint.names import published_names
 from nvila_model.checkpoint.original import PARTS
-from nvila_model.checkpoint.quantized import FIELD, formats, forms_of, kind_of_scheme
+from nvila_model.checkpoint.quantized import FIELD, formats, forms_of, kind_of_scheme, with_sums
 from nvila_model.checkpoint.saving import write_descriptions
 from nvila_model.checkpoint.tensor_folder import CheckpointError, resized
 from nvila_model.inputs.model_inputs import ModelInputs
@@ -178,6 +178,8 @@ def planned(found: Checkpoint, model: VLM, policy: QuantPolicy, shard_bytes: int
     described = forms_of(
         {name: kind_of_scheme(scheme, layers[name].in_features) for name, scheme in schemes.items()}, model
     )
+    half = {name: scheme.accumulate == "float16" for name, scheme in schemes.items() if isinstance(scheme, W4A16)}
+    described = with_sums(described, half)
     blocks = {
         block: names
         for part, place in BLOCKS.items()

@@ -32,6 +32,7 @@ def ask(
     device: options.Device = "cpu",
     dtype: options.DtypeOption = None,
     threads: options.Threads = None,
+    accumulate: options.Accumulate = None,
     max_new_tokens: options.MaxNewTokens = None,
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
@@ -55,6 +56,7 @@ def ask(
     source = options.Source(
         model=model, revision=revision, offline=offline, token=token,
         device=device, dtype=dtype, threads=threads, max_tiles=max_tiles, adapter=adapter,
+        accumulate=accumulate,
     )  # fmt: skip
     watch = Stopwatch()
     with watch.stage("read", "opening the media"):

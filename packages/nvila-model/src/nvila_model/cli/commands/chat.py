@@ -36,6 +36,7 @@ def chat(
     device: options.Device = "cpu",
     dtype: options.DtypeOption = None,
     threads: options.Threads = None,
+    accumulate: options.Accumulate = None,
     max_new_tokens: options.MaxNewTokens = None,
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
@@ -59,6 +60,7 @@ def chat(
     source = options.Source(
         model=model, revision=revision, offline=offline, token=token,
         device=device, dtype=dtype, threads=threads, max_tiles=max_tiles, adapter=adapter,
+        accumulate=accumulate,
     )  # fmt: skip
     watch = Stopwatch()
     with watch.stage("read", "opening the media"):

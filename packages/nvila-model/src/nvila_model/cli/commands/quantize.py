@@ -47,9 +47,12 @@ def quantize(
     llm: Annotated[LLMScheme, typer.Option(help="4-bit weights for the language model.")] = LLMScheme.w4a16,
     vision: Annotated[VisionScheme, typer.Option(help="8 bits for the vision tower.")] = VisionScheme.w8a8,
     group: Annotated[int, typer.Option(min=0, help="Inputs that share a 4-bit scale; 0 for a whole row.")] = 128,
+    accumulate: Annotated[
+        options.AccumulateType, typer.Option(help="Of 4-bit products on a GPU; float16 is for float16 activations.")
+    ] = options.AccumulateType.float32,
     policy: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="TOML rules for single layers: skip, bits, group."),
+        typer.Option(exists=True, dir_okay=False, help="TOML rules for single layers: skip, bits, group, accumulate."),
     ] = None,
     calibrate: Annotated[
         Path | None,
@@ -76,7 +79,7 @@ def quantize(
 
     if llm is LLMScheme.none and vision is VisionScheme.none:
         raise CommandError("--llm none with --vision none leaves nothing to quantize: choose w4a16 or w8a8")
-    if policy is not None and (said := given(context, "llm", "vision", "group")):
+    if policy is not None and (said := given(context, "llm", "vision", "group", "accumulate")):
         raise CommandError(f"--policy decides for every layer, {' and '.join(said)} too: give one or the other")
     rules: QuantPolicy = (
         read_policy(policy)
@@ -85,6 +88,7 @@ def quantize(
             llm="w4a16" if llm is LLMScheme.w4a16 else None,
             vision="w8a8" if vision is VisionScheme.w8a8 else None,
             group_size=group,
+            accumulate=accumulate.value,
         )
     )
     folder = locate(source, revision=revision, offline=offline, token=token)
