@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from nvila_model.checkpoint.names import from_published, published_names, to_published
+from nvila_model.network.meta import meta_device
 from nvila_model.network.vision import VisionTower
+from torch.overrides import TorchFunctionMode
 
 SIZES = {"image_size": 56, "patch_size": 14, "width": 48, "layers": 4, "heads": 4, "mlp_width": 101}
 
@@ -167,3 +169,28 @@ def test_heads_that_do_not_divide_the_width_are_refused():
 def test_a_layer_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="select_layer -5 leaves 0 of 4 layers"):
         VisionTower.siglip(**SIZES, select_layer=-5)
+
+
+class Drawn(TorchFunctionMode):
+    """The names of the functions that fill tensors and come this far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.names |= {func.__name__} & {"normal_", "uniform_", "kaiming_uniform_", "kaiming_normal_", "trunc_normal_"}
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_network_on_the_meta_device_is_not_drawn():
+    with Drawn() as ours, meta_device():
+        tower = VisionTower.siglip(**SIZES)
+        embedding = torch.nn.Embedding(3, 4)
+        torch.nn.init.kaiming_normal_(tensor=embedding.weight)
+        embedding.weight.data.normal_()
+    assert {parameter.device.type for parameter in (*tower.parameters(), *embedding.parameters())} == {"meta"}
+    assert not ours.names
+    with Drawn() as others, torch.device("meta"):
+        VisionTower.siglip(**SIZES)
+    assert others.names

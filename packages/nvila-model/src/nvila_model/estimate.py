@@ -21,6 +21,7 @@ from nvila_model.config import EncoderConfig, NVILAConfig
 from nvila_model.inputs.model_inputs import TiledVideo
 from nvila_model.inputs.tokenizer import Tokenizer
 from nvila_model.network.framing import Framing
+from nvila_model.network.meta import meta_device
 from nvila_model.network.projector import build_projector
 from nvila_model.network.vlm import VISION_BATCH, VLM
 from nvila_model.presets import preset
@@ -88,7 +89,7 @@ def outline(config: NVILAConfig, *, model_type: type[Model]) -> Model:
 
     Framing texts count as one token each, which holds for the only one in published checkpoints, a newline.
     """
-    with torch.device("meta"):
+    with meta_device():
         compressor, projector = build_projector(
             config.projector.mm_projector_type, channels=config.feature_channels, out=config.llm.hidden_size
         )

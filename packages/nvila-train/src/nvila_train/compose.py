@@ -24,7 +24,7 @@ from nvila_model.checkpoint import (
     to_published,
 )
 from nvila_model.inputs import Tokenizer
-from nvila_model.network import VisionTower, build_projector
+from nvila_model.network import VisionTower, build_projector, meta_device
 from torch import Tensor
 
 OPEN_CLIP: Final = "open-clip:"
@@ -96,7 +96,7 @@ def begin_with(config: NVILAConfig, *, llm: str, vision: str, seed: int = 0) -> 
     given = {name: own[name] for name in OWN if name in own}
     config = config.model_copy(update={"llm": config.llm.model_copy(update=given)})
     tokenizer = Tokenizer.from_folder(folder, chat_template=config.chat_template)
-    with torch.device("meta"):
+    with meta_device():
         model = NVILA.from_config(config, tokenizer)
     tower = model.vision
     assert isinstance(tower, VisionTower)

@@ -5,16 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
 from nvila_model.checkpoint.tensor_folder import CheckpointError
 from nvila_model.presets import list_models, repository
 
@@ -34,19 +24,38 @@ def locate(name: str | Path, *, revision: str | None = None, offline: bool = Fal
 
     Raises: CheckpointError if there is no such folder, repository or revision, or it cannot be reached.
     """
-    if name == "nano":
-        return NANO
-    if name and Path(name).is_dir():
-        return Path(name)
+    if not is_remote(name):
+        return NANO if name == "nano" else Path(name)
     if name and Path(name).exists():
         raise CheckpointError(f"{name} is a file: give the folder that holds config.json")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
         known = f"; its weights are {repository(str(name))}" if name in list_models() else ""
         raise CheckpointError(f"no model {str(name)!r}: give 'nano', a folder, or a hub repository 'owner/name'{known}")
+    return fetch(str(name), revision=revision, offline=offline, token=token)
+
+
+def is_remote(name: str | Path) -> bool:
+    """Whether a checkpoint is neither the one that is shipped nor a folder."""
+    return name != "nano" and not (name and Path(name).is_dir())
+
+
+def fetch(name: str, *, revision: str | None, offline: bool, token: str | None) -> Path:
+    """The folder of a repository in the hub library's cache. Its library is imported here: local models need none.
+
+    Raises: CheckpointError if there is no such repository or revision, or it cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
     try:
-        found = snapshot_download(
-            str(name), revision=revision, local_files_only=offline, token=token, allow_patterns=FILES
-        )
+        found = snapshot_download(name, revision=revision, local_files_only=offline, token=token, allow_patterns=FILES)
     except GatedRepoError:
         raise CheckpointError(f"{name} asks for access: accept its terms on the hub and pass a token") from None
     except RevisionNotFoundError:
@@ -54,7 +63,7 @@ def locate(name: str | Path, *, revision: str | None = None, offline: bool = Fal
     except RepositoryNotFoundError:
         raise CheckpointError(f"{name} is neither a folder nor a repository that can be seen: check the name") from None
     except HFValidationError as error:
-        raise CheckpointError(f"{str(name)!r} is not a repository name: {error}") from None
+        raise CheckpointError(f"{name!r} is not a repository name: {error}") from None
     except LocalEntryNotFoundError:
         reason = "it was not fetched before" if offline else "the hub cannot be reached"
         raise CheckpointError(f"{name} is not on this machine and {reason}: go online once, or give a folder") from None

@@ -23,6 +23,7 @@ from nvila_model.checkpoint.names import from_published, published_names
 from nvila_model.checkpoint.quantized import Accumulate, place
 from nvila_model.checkpoint.tensor_folder import CheckpointError, CheckpointWarning, Tensors, resized
 from nvila_model.inputs.tokenizer import Tokenizer
+from nvila_model.network.meta import meta_device
 from nvila_model.network.vlm import VLM
 from nvila_model.network.vocabulary import StoredEmbedding, StoredHead
 from nvila_model.parity import Parity
@@ -70,7 +71,7 @@ def load(
     config = found.config.model_copy(update={"llm": found.config.llm.for_length(model_max_length)})
     tokenizer = Tokenizer.from_folder(found.tokenizer, chat_template=config.chat_template)
     try:
-        with torch.device("meta"):
+        with meta_device():
             model = assemble(config, tokenizer, model_type=model_type, parity=parity)
     except ValueError as error:
         if config_overrides:  # the caller's own numbers may be at fault

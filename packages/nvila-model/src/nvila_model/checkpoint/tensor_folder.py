@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -126,6 +125,8 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], *, shard_size: st
 
     Each file appears whole or not at all.
     """
+    from huggingface_hub import split_torch_state_dict_into_shards  # a library that reading does without
+
     folder.mkdir(parents=True, exist_ok=True)
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     shards = split_torch_state_dict_into_shards(whole, max_shard_size=shard_size)

@@ -156,13 +156,14 @@ class Source:
         return model
 
     def _fetch(self) -> Path:
-        from huggingface_hub.utils import disable_progress_bars
+        from nvila_model.checkpoint.hub import is_remote, locate
 
-        from nvila_model.checkpoint import locate
+        if is_remote(self.name):
+            from huggingface_hub.utils import disable_progress_bars
 
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-        if not sys.stderr.isatty():
-            disable_progress_bars()
+            logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+            if not sys.stderr.isatty():
+                disable_progress_bars()
         return locate(self.name, revision=self.revision, offline=self.offline, token=self.token)
 
     def _load(self, folder: Path) -> NVILA:

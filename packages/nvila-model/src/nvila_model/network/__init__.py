@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from nvila_model.network.fusion import Fused, fuse, padded
     from nvila_model.network.loss import LOSS_CHUNK, chunk_losses, token_losses
     from nvila_model.network.masks import causal_mask, padding_mask, segment_mask
+    from nvila_model.network.meta import meta_device
     from nvila_model.network.projector import Projector, build_projector
     from nvila_model.network.qwen2 import Block, GatedMLP, Qwen2, RMSNorm, rotary_angles
     from nvila_model.network.vision import VisionTower
@@ -39,6 +40,7 @@ __all__ = [
     "causal_mask",
     "chunk_losses",
     "fuse",
+    "meta_device",
     "padded",
     "padding_mask",
     "rotary_angles",
@@ -54,6 +56,7 @@ __getattr__, __dir__ = lazy_names(
         "fusion": "Fused fuse padded",
         "loss": "LOSS_CHUNK chunk_losses token_losses",
         "masks": "causal_mask padding_mask segment_mask",
+        "meta": "meta_device",
         "projector": "Projector build_projector",
         "qwen2": "Block GatedMLP Qwen2 RMSNorm rotary_angles",
         "vision": "VisionTower",

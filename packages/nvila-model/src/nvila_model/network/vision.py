@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from nvila_model.network.meta import meta_device
+
 Gelu: TypeAlias = Literal["tanh", "none"]
 
 
@@ -142,7 +144,7 @@ class VisionTower(nn.Module):
         from nvila_model.network.open_clip import siglip_tower
 
         sizes, tensors = siglip_tower(name, pretrained=pretrained)
-        with torch.device("meta"):
+        with meta_device():
             tower = cls.siglip(**sizes, select_layer=select_layer)
         tower.load_state_dict({name: tensors[name] for name in tower.state_dict()}, assign=True)
         return tower

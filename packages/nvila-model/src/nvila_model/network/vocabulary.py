@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nvila_model.network.meta import meta_device
+
 GROUP = 64
 """Tokens that are looked at together for the highest score."""
 
@@ -25,7 +27,8 @@ class StoredEmbedding(nn.Embedding):
     """
 
     def __init__(self, weight: Tensor, *, dtype: torch.dtype) -> None:
-        super().__init__(weight.shape[0], weight.shape[1], device="meta")
+        with meta_device():
+            super().__init__(weight.shape[0], weight.shape[1])
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.given = dtype
 

@@ -36,6 +36,7 @@ from nvila_model.checkpoint.tensor_folder import CheckpointError, resized
 from nvila_model.inputs.model_inputs import ModelInputs
 from nvila_model.inputs.tokenizer import Tokenizer
 from nvila_model.network.fusion import Fused
+from nvila_model.network.meta import meta_device
 from nvila_model.network.vlm import VLM
 from nvila_model.network.vocabulary import StoredEmbedding
 from nvila_model.quantization.blocks import (
@@ -162,7 +163,7 @@ def quantize_checkpoint(
 def outline(found: Checkpoint) -> VLM:
     """The model without weights."""
     tokenizer = Tokenizer.from_folder(found.tokenizer, chat_template=found.config.chat_template)
-    with torch.device("meta"):
+    with meta_device():
         return assemble(found.config, tokenizer, model_type=VLM).eval()
 
 

@@ -59,14 +59,14 @@ def check_(
 
 def outline(name: str) -> "NVILA":
     """A checkpoint without its weights: it processes and counts, it cannot answer. Raises: CheckpointError."""
-    import torch
     from nvila_model import NVILA
     from nvila_model.checkpoint import locate, open_checkpoint
     from nvila_model.inputs import Tokenizer
+    from nvila_model.network import meta_device
 
     folder = open_checkpoint(locate(name), None)
     tokenizer = Tokenizer.from_folder(folder.tokenizer, chat_template=folder.config.chat_template)
-    with torch.device("meta"):
+    with meta_device():
         return NVILA.from_config(folder.config, tokenizer)
 
 
