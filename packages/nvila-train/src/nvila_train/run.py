@@ -156,7 +156,8 @@ def tokenizer(recipe: Recipe, out: Path) -> Tokenizer:
     """The run's tokenizer, made if there is none yet."""
     folder = out / "tokenizer"
     assert recipe.llm is not None
-    if not folder.exists():
+    # all processes do what the first one finds: another might look while it writes
+    if not distributed.agreed(folder.exists()):
         made = new_vocabulary(seed=recipe.seed, size=recipe.llm.vocabulary, context=recipe.llm.context)
         if distributed.rank() == 0:
             made.save(folder)

@@ -116,6 +116,8 @@ def read_record(read: Callable[[], Any]) -> dict[str, Any]:
         return as_record(read())
     except (RecordError, SourceError):
         raise
+    except RecursionError:
+        raise RecordError("row", "is nested too deeply for a record") from None
     except Exception as error:
         raise RecordError("row", f"cannot be read: {type(error).__name__}: {error}") from None
 
