@@ -126,7 +126,29 @@ def test_nothing_on_standard_input() -> None:
 
 
 def test_address_that_does_not_answer() -> None:
-    assert "cannot fetch http://127.0.0.1:9/x.png" in refused("ask", "http://127.0.0.1:9/x.png", "What?")
+    words = ("ask", "http://127.0.0.1:9/x.png", "What?")
+    assert "cannot fetch http://127.0.0.1:9/x.png" in refused(*words, "--allow-private")
+    assert "in a private network: allow_private=True (--allow-private)" in refused(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("x" * 300 + ".png", "What?"), "no file at xxx"),
+        (("a\0b.png", "What?"), "no file at a b.png"),
+        (("http://user:secret@[::1/x.png", "What?"), "the address is malformed"),
+        (("data:image/png;base64,!!!!", "What?"), "the image in a data URI is not base64"),
+        (("-", "-"), "standard input cannot be both a medium and the question"),
+        (("/dev/zero", "What?"), "/dev/zero is a pipe or a device, not a file"),
+    ],
+)
+def test_words_that_name_no_medium(words: tuple[str, ...], said: str) -> None:
+    assert said in refused("ask", *words)
+
+
+def test_limits_are_named_and_can_be_set(picture: Path) -> None:
+    assert "(90 x 60, Limits.pixels): shrink it" in refused("ask", picture, "What?", "--limit", "pixels=100")
+    assert "'pixel=100' is not a limit: write NAME=VALUE" in refused("ask", picture, "What?", "--limit", "pixel=100")
 
 
 def test_question_left_out(picture: Path) -> None:
