@@ -157,7 +157,7 @@ def test_dtypes(compressor: nn.Module, dtype: torch.dtype) -> None:
     out = compressor.to(dtype)(tokens, (7, 5), **context)
     compressor.float()
     assert out.dtype == dtype
-    tolerance = {torch.float32: 0.0, torch.bfloat16: 6e-2, torch.float16: 8e-3}[dtype]
+    tolerance = {torch.float32: 0.0, torch.bfloat16: 6e-2, torch.float16: 2e-2}[dtype]
     torch.testing.assert_close(out.float(), expected, rtol=tolerance, atol=tolerance)
 
 
@@ -215,16 +215,26 @@ def test_exports(name: str) -> None:
     compressor = build(name, channels=CHANNELS).eval()
     grid, tokens = (4, 9), draw(4, 9)
     context = context_of(compressor, tokens)
-    batch = torch.export.Dim("batch", min=1, max=64)
-    shapes = {"tokens": {0: batch}, "grid": (None, None), **{key: {0: batch} for key in context}}
-    still = in_time(compressor)
-    program = torch.export.export(compressor, (tokens, grid), context, dynamic_shapes=None if still else shapes)
-    again = draw(*grid, 3 if still else 5) + 1
+    batch = None if in_time(compressor) else {0: torch.export.Dim("batch", min=1, max=64)}
+    shapes = {"tokens": batch, "grid": (None, None), "context": dict.fromkeys(context, batch)}
+    program = torch.export.export(Named(compressor), (tokens, grid, context), dynamic_shapes=shapes)
+    again = draw(*grid, 3 if in_time(compressor) else 5) + 1
     context = context_of(compressor, again)
-    torch.testing.assert_close(program.module()(again, grid, **context), compressor(again, grid, **context))
+    torch.testing.assert_close(program.module()(again, grid, context), compressor(again, grid, **context))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if build(name, channels=4).state_dict()])
+class Named(nn.Module):
+    """The context as one argument: torch.export makes guards for keywords of ``**context`` that it cannot run."""
+
+    def __init__(self, compressor: nn.Module) -> None:
+        super().__init__()
+        self.compressor = compressor
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int], context: dict[str, Tensor]) -> Tensor:
+        return self.compressor(tokens, grid, **context)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if build(name, channels=CHANNELS).state_dict()])
 def test_learned_ones_refuse_another_width(name: str) -> None:
     with pytest.raises(ValueError, match="tokens 16 wide, but built for 24: pass channels=16"):
         build(name, channels=24)(draw(6, 6))

@@ -20,9 +20,14 @@ from nvila_compress.choose.divprune import DivPrune
 from nvila_compress.choose.prumerge import PruMerge
 from nvila_compress.choose.visionzip import VisionZip
 from nvila_compress.contract import Choose, Compressor
+from nvila_compress.fold.c_abstractor import CAbstractor
+from nvila_compress.fold.nested import NestedPool
 from nvila_compress.fold.perceiver import PerceiverResampler
+from nvila_compress.fold.pixel_shuffle import PixelShuffle
+from nvila_compress.fold.pool import AdaptivePool, AveragePool
 from nvila_compress.fold.spatial_to_channel import SpatialToChannel
 from nvila_compress.fold.token_learner import TokenLearner
+from nvila_compress.fold.token_packer import TokenPacker
 from nvila_compress.merge.tome import ToMe
 from nvila_compress.video.evs import EVS
 from nvila_compress.video.fastvid import FastVID
@@ -43,6 +48,12 @@ def square(size: str) -> int:
     if rows != columns:
         raise ValueError
     return rows
+
+
+def rows_and_columns(size: str) -> tuple[int, int]:
+    """``"12x12"``: a grid."""
+    rows, columns = map(int, size.split("x"))
+    return rows, columns
 
 
 def share_or_number(size: str) -> int | float:
@@ -191,9 +202,15 @@ def plain(value: Any, name: str) -> Any:
 
 
 register("stc", SpatialToChannel, argument="factor", read=square, sizes=("2x2", "3x3", "4x4"))
+register("pixel-shuffle", PixelShuffle, argument="factor", read=square, sizes=("2x2",))
+register("pool", AveragePool, argument="factor", read=square, sizes=("2x2", "3x3"))
+register("adaptive-pool", AdaptivePool, argument="grid", read=rows_and_columns, sizes=("12x12",))
+register("nested", NestedPool, argument="level", sizes=("1", "2"))
 register("temporal", TemporalAverage, argument="group", sizes=("2", "4", "8"))
 register("token-learner", TokenLearner, argument="tokens", sizes=("121", "256"))
 register("perceiver", PerceiverResampler, argument="tokens", sizes=("121", "256"))
+register("c-abstractor", CAbstractor, argument="grid", read=rows_and_columns, sizes=("12x12",))
+register("token-packer", TokenPacker, argument="factor", read=square, sizes=("2x2",))
 register("random", RandomChoice)
 register("uniform", UniformChoice)
 register("divprune", DivPrune)
