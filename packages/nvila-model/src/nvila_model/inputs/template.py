@@ -52,6 +52,12 @@ class ChatTemplate:
         except (jinja2.TemplateError, TypeError) as error:  # a template that is no text
             raise TemplateError(f"the chat template is not valid jinja: {error}") from None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"source": self.source, "variables": self.variables}  # compiled templates cannot be copied
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__init__(**state)
+
     def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False) -> str:
         """The text of the messages; with ``add_generation_prompt`` it ends where an answer begins.
 
