@@ -29,7 +29,7 @@ def make(folder: Path, name: str, layers: int | None) -> None:
     import torch
     from nvila_model import NVILA
     from nvila_model.checkpoint.names import published_names
-    from nvila_model.checkpoint.saving import write_descriptions
+    from nvila_model.checkpoint.writing import write_descriptions
     from nvila_model.inputs.tokenizer import Tokenizer
     from nvila_model.presets import preset
     from nvila_model.quantization.shards import Shard, Unit, write_index, write_shard

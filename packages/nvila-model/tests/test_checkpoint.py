@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nvila_model import NVILA, CheckpointError, Image, Sampling, export_hf
+from nvila_model import NVILA, CheckpointError, Image, Sampling, export
 from nvila_model.checkpoint.tensor_folder import INDEX, ONE_FILE, CheckpointWarning, resized
 from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file
@@ -263,7 +263,7 @@ LITE = {
 @pytest.mark.parametrize("kind", [{}, LITE])
 def test_the_hugging_face_layout_there_and_back(make_model, tmp_path: Path, kind: dict):
     model = make_model(**kind)
-    export_hf(model, tmp_path, shard_size="40KB")
+    export(model, tmp_path, layout="hf", shard_size="40KB")
     root = json.loads((tmp_path / "config.json").read_text())
     assert root["architectures"][0].startswith("NVILALite" if kind else "NVILAFor")
     assert root["image_token_id"] == model.processor.tokenizer.image_id
@@ -278,7 +278,7 @@ def test_the_hugging_face_layout_there_and_back(make_model, tmp_path: Path, kind
 def test_a_model_without_a_hugging_face_layout_says_so(make_model, tmp_path: Path):
     model = make_model(image_aspect_ratio="resize", dynamic_s2=False)
     with pytest.raises(CheckpointError, match="resize with mlp_downsample_2x2_fix has no Hugging Face layout"):
-        export_hf(model, tmp_path)
+        export(model, tmp_path, layout="hf")
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_a_model_without_a_hugging_face_layout_says_so(make_model, tmp_path: Pat
     ],
 )
 def test_hugging_face_kinds_that_are_not_here(make_model, tmp_path: Path, field: dict, said: str):
-    export_hf(make_model(), tmp_path)
+    export(make_model(), tmp_path, layout="hf")
     edit(tmp_path / "config.json", **field)
     with pytest.raises(CheckpointError, match=said):
         NVILA.from_pretrained(tmp_path)

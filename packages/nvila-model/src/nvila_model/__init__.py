@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nvila_model.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from nvila_model.checkpoint.hugging_face import export_hf
+    from nvila_model.checkpoint.saving import export
     from nvila_model.checkpoint.tensor_folder import CheckpointError
     from nvila_model.config import NVILAConfig
     from nvila_model.estimate import count_tokens, estimate_memory
@@ -37,7 +37,7 @@ __all__ = [
     "Video",
     "count_tokens",
     "estimate_memory",
-    "export_hf",
+    "export",
     "list_models",
     "preset",
 ]
@@ -45,7 +45,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "checkpoint.hugging_face": "export_hf",
+        "checkpoint.saving": "export",
         "checkpoint.tensor_folder": "CheckpointError",
         "config": "NVILAConfig",
         "estimate": "count_tokens estimate_memory",

@@ -8,13 +8,12 @@ if TYPE_CHECKING:
     from nvila_model.checkpoint.adapter import add_adapter
     from nvila_model.checkpoint.assembly import stored_dtype
     from nvila_model.checkpoint.hub import NANO, locate
-    from nvila_model.checkpoint.hugging_face import export_hf
     from nvila_model.checkpoint.layout import Checkpoint, open_checkpoint
     from nvila_model.checkpoint.loading import fill_parameters, load, set_parameter
     from nvila_model.checkpoint.names import from_published, published_names, to_published
     from nvila_model.checkpoint.original import PARTS
     from nvila_model.checkpoint.quantized import quantized_layers
-    from nvila_model.checkpoint.saving import save
+    from nvila_model.checkpoint.saving import export, save
     from nvila_model.checkpoint.tensor_folder import CheckpointError, CheckpointWarning, TensorFolder, read_json
 
 __all__ = [
@@ -25,7 +24,7 @@ __all__ = [
     "CheckpointWarning",
     "TensorFolder",
     "add_adapter",
-    "export_hf",
+    "export",
     "fill_parameters",
     "from_published",
     "load",
@@ -46,13 +45,12 @@ __getattr__, __dir__ = lazy_names(
         "adapter": "add_adapter",
         "assembly": "stored_dtype",
         "hub": "NANO locate",
-        "hugging_face": "export_hf",
         "layout": "Checkpoint open_checkpoint",
         "loading": "fill_parameters load set_parameter",
         "names": "from_published published_names to_published",
         "original": "PARTS",
         "quantized": "quantized_layers",
-        "saving": "save",
+        "saving": "export save",
         "tensor_folder": "CheckpointError CheckpointWarning TensorFolder read_json",
     },
 )

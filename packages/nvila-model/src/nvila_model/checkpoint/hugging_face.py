@@ -13,14 +13,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nvila_model.checkpoint.names import to_published
-from nvila_model.checkpoint.saving import preprocessor
-from nvila_model.checkpoint.tensor_folder import SHARD_SIZE, CheckpointError, write_json, write_tensors
-from nvila_model.config import NVILAConfig
-from nvila_model.network.vlm import VLM
+from nvila_model.checkpoint.tensor_folder import CheckpointError
+from nvila_model.config import EncoderConfig, NVILAConfig
 
 ARCHITECTURES = {"nvila": "NVILAForConditionalGeneration", "nvila_lite": "NVILALiteForConditionalGeneration"}
 PROJECTORS = {"nvila": "mlp_downsample_2x2_fix", "nvila_lite": "mlp_downsample_3x3_fix"}
+
+KEPT = (
+    "num_video_frames",
+    "fps",
+    "video_max_tiles",
+    "image_encoder",
+    "video_encoder",
+    "mm_vision_select_layer",
+    "mm_vision_select_feature",
+    "num_time_tokens",
+    "time_token_format",
+    "time_token_ids",
+    "soft_ce_std",
+)
+"""Fields of the original root file that are read here too, where they are."""
 
 
 def is_hugging_face(root: Mapping[str, Any]) -> bool:
@@ -50,36 +62,8 @@ def original_fields(root: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "projector": {"mm_projector_type": PROJECTORS[kind]},
         "model_dtype": f"torch.{root.get('dtype') or root.get('torch_dtype') or 'bfloat16'}",
         **tiling,
+        **{name: root[name] for name in KEPT if name in root},
     }
-
-
-def export_hf(model: VLM, folder: str | Path, *, shard_size: str = SHARD_SIZE) -> None:
-    """Write a model in the Hugging Face layout.
-
-    Raises: CheckpointError if its tiling or projector is none of the two that this layout knows.
-    """
-    if model.config is None or model.processor is None:
-        raise CheckpointError("this model has no config or no processor: pass both to NVILA(...) before saving")
-    folder, config, tokenizer = Path(folder), model.config, model.processor.tokenizer
-    root: dict[str, Any] = {
-        "model_type": hugging_face_kind(config),
-        "architectures": [ARCHITECTURES[hugging_face_kind(config)]],
-        "text_config": {**config.llm.to_dict(), "vocab_size": model.llm.vocab_size},
-        "vision_config": config.vision.to_dict(),
-        "image_token_id": tokenizer.image_id,
-        "video_token_id": tokenizer.video_id,
-        "tie_word_embeddings": config.llm.tie_word_embeddings,
-        "torch_dtype": str(model.llm.dtype).removeprefix("torch."),
-    }
-    tensors = {name: tensor for name, tensor in model.unused.items() if name.startswith("vision_tower.")}
-    for name, parameter in model.named_parameters():
-        tensors.update(to_published(name, parameter))
-    write_tensors(folder, tensors, shard_size=shard_size)
-    tokenizer.save(folder)
-    if config.generation:
-        write_json(folder / "generation_config.json", config.generation)
-    write_json(folder / "preprocessor_config.json", preprocessor(config.vision.image_size))
-    write_json(folder / "config.json", root)
 
 
 def hugging_face_kind(config: NVILAConfig) -> str:
@@ -97,3 +81,13 @@ def hugging_face_kind(config: NVILAConfig) -> str:
         f"{config.image_aspect_ratio} with {config.projector.mm_projector_type} has no Hugging Face layout: "
         "save_pretrained writes the original one"
     )
+
+
+def beside(config: NVILAConfig, root: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that this layout fixes otherwise and others ignore: kept in the root so that nothing is lost."""
+    again = NVILAConfig.model_validate(original_fields(root, Path()))
+    return {
+        name: value.to_dict() if isinstance(value, EncoderConfig) else value
+        for name, value in ((name, getattr(config, name)) for name in KEPT)
+        if value != getattr(again, name)
+    }

@@ -69,6 +69,12 @@ class ChatTemplate:
         except Exception as error:  # also what the compiler says to code that is nested too deeply
             raise TemplateError(f"the chat template is not valid jinja: {reason(error)}") from None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"source": self.source, "variables": self.variables}  # compiled templates cannot be copied
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__init__(**state)
+
     def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False) -> str:
         """The text of the messages; with ``add_generation_prompt`` it ends where an answer begins.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
@@ -92,6 +93,9 @@ class VLM(nn.Module):
         self.video_framing = video_framing or Framing()
         self.config = config
         self.unused: dict[str, Tensor] = {}
+        """Tensors that came with the weights and are not used; they are saved with them."""
+        self.source: Path | None = None
+        """The checkpoint that holds the weights of a model which was optimized at loading."""
 
     @property
     def device(self) -> torch.device:

@@ -31,8 +31,8 @@ from nvila_model.checkpoint.layout import Checkpoint, open_checkpoint
 from nvila_model.checkpoint.names import published_names
 from nvila_model.checkpoint.original import PARTS
 from nvila_model.checkpoint.quantized import FIELD, formats, forms_of, kind_of_scheme, with_sums
-from nvila_model.checkpoint.saving import write_descriptions
 from nvila_model.checkpoint.tensor_folder import CheckpointError, resized
+from nvila_model.checkpoint.writing import write_descriptions
 from nvila_model.inputs.model_inputs import ModelInputs
 from nvila_model.inputs.tokenizer import Tokenizer
 from nvila_model.network.fusion import Fused
