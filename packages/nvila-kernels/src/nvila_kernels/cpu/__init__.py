@@ -18,7 +18,6 @@ from nvila_kernels.cpu.kernels.kernel import Kernel
 from nvila_kernels.cpu.machine import machine
 from nvila_kernels.cpu.measurement import Measurement, measure
 from nvila_kernels.cpu.memory import give_back, large_blocks_returned
-from nvila_kernels.cpu.packed_copy import packed_copy
 from nvila_kernels.cpu.packed_linear import (
     OptimizedLayer,
     PackedLinear,
@@ -34,6 +33,7 @@ from nvila_kernels.cpu.packed_linear import (
 from nvila_kernels.cpu.selection import KernelChoice, choose, layer_bytes
 from nvila_kernels.cpu.shape import Shape
 from nvila_kernels.cpu.timings_file import Timings, cache_file, timings
+from nvila_kernels.cpu.weight_copy import packed_copy
 from nvila_kernels.reference import (
     amax,
     cast_fp8,
@@ -69,6 +69,10 @@ def __getattr__(name: str) -> Any:
     if name in COMPILED:
         return getattr(import_module(f"nvila_kernels.cpu.compiled.{COMPILED[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *COMPILED})
 
 
 __all__ = [

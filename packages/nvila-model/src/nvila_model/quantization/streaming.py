@@ -19,8 +19,7 @@ from typing import Any, TypeAlias, cast
 
 import torch
 from nvila_kernels import QuantPolicy
-from nvila_kernels.cpu import optimize_
-from nvila_kernels.cpu.memory import give_back
+from nvila_kernels.cpu import give_back, optimize_
 from nvila_kernels.formats import WritableFormat
 from nvila_kernels.policy import W4A16, Scheme, linear_layers
 from nvila_kernels.quantize import QuantReport

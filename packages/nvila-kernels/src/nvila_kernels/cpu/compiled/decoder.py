@@ -14,22 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nvila_kernels.cpu.compiled import fields as at
+from nvila_kernels.cpu.compiled.fields import weight_records
 from nvila_kernels.cpu.compiled.instructions import here
 from nvila_kernels.cpu.compiled.layout import OUTPUTS, Weight
-from nvila_kernels.cpu.compiled.product import Product, weight_records
+from nvila_kernels.cpu.compiled.product import Product
 from nvila_kernels.cpu.compiled.program import Program, load_program
 from nvila_kernels.cpu.compiled.threads import ThreadTeam
 from nvila_kernels.cpu.packed_linear import PackedWeight
-
-(
-    ROWS, WIDTH, MLP_WIDTH, DEPTH, HEADS, KV_HEADS, HEAD_DIM, CAPACITY, PADDED, GROUPS, BIAS_WIDTH,
-    START, MASKED, MASKED_COLUMNS, X, POSITIONS, KEYS, VALUES, WEIGHTS, NORMS, BIASES, FREQUENCIES, EPS,
-    JOINED, ATTENDED, GATE_AND_UP, NORMED, GATED, QUERIES, SCORES, ANGLES, CODES, SCALES, SPARE,
-) = range(34)  # fmt: skip
-"""Places of what a token reads, sizes and addresses. Those from ``START`` to ``MASKED_COLUMNS`` change from one token
-to the next; those from ``NORMED`` on have a part for each thread.
-"""
-FIELDS = 34
 
 
 @cache
@@ -109,31 +101,31 @@ class DecoderBuffers:
         # arrays are made once: between tokens the weights push out of the processor's cache what would make them
         self.positions = np.empty(rows, np.int64)
         space = {
-            JOINED: np.empty((rows, qkv.outputs), np.float32),
-            ATTENDED: np.empty((rows, heads * head_dim), np.float32),
-            GATE_AND_UP: np.empty((rows, gate_up.outputs), np.float32),
-            NORMED: np.empty((threads, rows, width), np.float32),
-            GATED: np.empty((threads, rows, down.inputs), np.float32),
-            QUERIES: np.empty((threads, heads, head_dim), np.float32),
-            SCORES: np.empty((threads, heads, capacity), np.float32),
-            ANGLES: np.empty((threads, head_dim), np.float32),
-            CODES: np.empty((threads, rows, padded), np.int8),
-            SCALES: np.empty((threads, rows, groups, 2), np.float32),
-            SPARE: np.empty((threads, rows, OUTPUTS), np.float32),
+            at.JOINED: np.empty((rows, qkv.outputs), np.float32),
+            at.ATTENDED: np.empty((rows, heads * head_dim), np.float32),
+            at.GATE_AND_UP: np.empty((rows, gate_up.outputs), np.float32),
+            at.NORMED: np.empty((threads, rows, width), np.float32),
+            at.GATED: np.empty((threads, rows, down.inputs), np.float32),
+            at.QUERIES: np.empty((threads, heads, head_dim), np.float32),
+            at.SCORES: np.empty((threads, heads, capacity), np.float32),
+            at.ANGLES: np.empty((threads, head_dim), np.float32),
+            at.CODES: np.empty((threads, rows, padded), np.int8),
+            at.SCALES: np.empty((threads, rows, groups, 2), np.float32),
+            at.SPARE: np.empty((threads, rows, OUTPUTS), np.float32),
         }
         self.arrays = {
-            X: self.x.numpy(), POSITIONS: self.positions, KEYS: keys.numpy(), VALUES: values.numpy(),
-            WEIGHTS: np.stack([weight_records(block) for block in packed]), NORMS: blocks.norms.numpy(),
-            BIASES: blocks.biases.numpy(), FREQUENCIES: blocks.frequencies.numpy(),
-            EPS: np.array([blocks.eps], np.float32), **space,
+            at.X: self.x.numpy(), at.POSITIONS: self.positions, at.KEYS: keys.numpy(), at.VALUES: values.numpy(),
+            at.WEIGHTS: np.stack([weight_records(block) for block in packed]), at.NORMS: blocks.norms.numpy(),
+            at.BIASES: blocks.biases.numpy(), at.FREQUENCIES: blocks.frequencies.numpy(),
+            at.EPS: np.array([blocks.eps], np.float32), **space,
         }  # fmt: skip
         sizes = {
-            ROWS: rows, WIDTH: width, MLP_WIDTH: down.inputs, DEPTH: depth, HEADS: heads, KV_HEADS: kv_heads,
-            HEAD_DIM: head_dim, CAPACITY: capacity, PADDED: padded, GROUPS: groups,
-            BIAS_WIDTH: blocks.biases.shape[1],
+            at.ROWS: rows, at.WIDTH: width, at.MLP_WIDTH: down.inputs, at.DEPTH: depth, at.HEADS: heads,
+            at.KV_HEADS: kv_heads, at.HEAD_DIM: head_dim, at.CAPACITY: capacity, at.PADDED: padded, at.GROUPS: groups,
+            at.BIAS_WIDTH: blocks.biases.shape[1],
         }  # fmt: skip
         self.blocks = blocks  # records hold addresses alone
-        self.arguments = np.zeros(FIELDS, np.int64)
+        self.arguments = np.zeros(at.FIELDS, np.int64)
         for place, value in sizes.items():
             self.arguments[place] = value
         for place, array in self.arrays.items():
@@ -162,9 +154,9 @@ class DecoderBuffers:
             self.check(mask, (len(mask) if len(mask) == 1 else rows, 1, 1, start + 1), "mask")
             masked = (~mask[:, 0, 0]).expand(rows, -1).contiguous().view(torch.uint8).numpy()
         arguments = self.arguments
-        arguments[START] = start
-        arguments[MASKED] = 0 if masked is None else masked.ctypes.data
-        arguments[MASKED_COLUMNS] = 0 if masked is None else masked.shape[1]
+        arguments[at.START] = start
+        arguments[at.MASKED] = 0 if masked is None else masked.ctypes.data
+        arguments[at.MASKED_COLUMNS] = 0 if masked is None else masked.shape[1]
         self.team.run(self.program, arguments)
         return self.x[:, None].to(embeds.dtype, copy=True)
 

@@ -8,9 +8,9 @@ from numba import carray, njit
 
 from nvila_kernels.cpu.compiled.addresses import as_float, float_at, integers, matrix, pointer
 from nvila_kernels.cpu.compiled.barrier import barrier, split_work, started
+from nvila_kernels.cpu.compiled.fields import ARGUMENTS, MANY, RECORD
 from nvila_kernels.cpu.compiled.instructions import Instructions
 from nvila_kernels.cpu.compiled.layout import OCTET, OUTPUTS, TAIL
-from nvila_kernels.cpu.compiled.product import ARGUMENTS, MANY, RECORD
 from nvila_kernels.cpu.compiled.program import OPTIONS
 from nvila_kernels.cpu.compiled.tile import tile
 

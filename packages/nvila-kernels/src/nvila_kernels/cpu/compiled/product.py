@@ -1,32 +1,20 @@
 """Rows of floats times one packed weight."""
 
 # pyright: basic
-from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nvila_kernels.cpu.compiled.fields import MANY, weight_records
 from nvila_kernels.cpu.compiled.instructions import Instructions, here
 from nvila_kernels.cpu.compiled.layout import OUTPUTS, Weight
 from nvila_kernels.cpu.compiled.program import Program, load_program
 from nvila_kernels.cpu.compiled.threads import thread_team
 
-RECORD = np.dtype([("stream", np.int64), ("groups", np.int64), ("group", np.int64), ("factor", np.float32)], align=True)
-"""What a program reads of a weight: address, groups of inputs, inputs in a group, factor of the scales."""
-ARGUMENTS = 9
-"""Numbers that the program of one product reads."""
 FEW = 2**23
 """Products of numbers that one thread computes before others would have woken."""
-MANY = 512
-"""Rows whose activations stay in the processor's cache while the weight passes."""
-
-
-def weight_records(weights: Sequence[Weight]) -> np.ndarray:
-    """One record a weight; they are right only as long as somebody holds the weights themselves."""
-    records = [(each.stream.data_ptr(), each.groups, each.group, each.factor) for each in weights]
-    return np.array(records, dtype=RECORD)
 
 
 @cache

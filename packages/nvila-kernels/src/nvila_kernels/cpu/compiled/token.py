@@ -9,14 +9,14 @@ twice rather than waiting for each other, and meet at five barriers a block.
 import numpy as np
 from numba import carray, njit
 
-from nvila_kernels.cpu.compiled import decoder as at
+from nvila_kernels.cpu.compiled import fields as at
 from nvila_kernels.cpu.compiled.addresses import integers, matrix, pointer, vector
 from nvila_kernels.cpu.compiled.barrier import barrier, split_work, started
+from nvila_kernels.cpu.compiled.fields import RECORD
 from nvila_kernels.cpu.compiled.functions import attend, gate, normalize, rotate
 from nvila_kernels.cpu.compiled.instructions import Instructions
 from nvila_kernels.cpu.compiled.layout import OUTPUTS
 from nvila_kernels.cpu.compiled.multiply import multiplier, quantize
-from nvila_kernels.cpu.compiled.product import RECORD
 from nvila_kernels.cpu.compiled.program import OPTIONS
 
 QKV, OUT, GATE_UP, DOWN = range(4)
@@ -66,7 +66,7 @@ def attend_all(
 
 
 def token_function(instructions: Instructions):
-    """The function, for all threads of a team: ``decoder`` says what it reads."""
+    """The function, for all threads of a team: ``fields`` says what it reads."""
     multiply = multiplier(instructions)
 
     @njit(nogil=True, error_model="numpy")
