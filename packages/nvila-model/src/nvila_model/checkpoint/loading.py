@@ -60,13 +60,9 @@ def load(
         parity: reproduce the reference's choices; see ``docs/parity.md``.
         adapter: a folder or a hub repository in PEFT's layout; it is added to the weights.
         stored_vocabulary: leave embedding and output head in the number format of their file, and in the file. A head
-<<<<<<< HEAD
-            of 16 bits then rounds what it reads to 16 bits; ``settled.optimize_model`` screens it by one of 4.
+            of 16 bits then rounds what it reads to 16 bits; ``nvila_model.cpu.optimize`` screens it by one of 4.
         accumulate: ``"float16"`` sums 4-bit products in float16 on the tensor cores, for ``dtype`` float16 only; by
             default as the checkpoint was quantized.
-=======
-            of 16 bits then rounds what it reads to 16 bits; ``nvila_model.cpu.optimize`` screens it by one of 4.
->>>>>>> engine
 
     Raises: CheckpointError, in one sentence that names the file and what was expected.
     """
