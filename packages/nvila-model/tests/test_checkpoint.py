@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from nvila_model import NVILA, CheckpointError, Image, Sampling, export
+from nvila_model.checkpoint import load_options
 from nvila_model.checkpoint.tensor_folder import INDEX, ONE_FILE, CheckpointWarning, resized
 from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file
@@ -25,16 +26,51 @@ def edit(path: Path, **changes: object) -> None:
 
 
 def test_there_and_back(saved: Path, make_model):
-    model, made = NVILA.from_pretrained(saved), make_model()
+    model, made = NVILA.from_pretrained(saved, dtype="float32"), make_model()
     assert model.state_dict().keys() == made.state_dict().keys()
     assert all(torch.equal(tensor, made.state_dict()[name]) for name, tensor in model.state_dict().items())
     assert json.loads((saved / "config.json").read_text())["some_training_field"] == [1, 2]
 
 
-def test_number_formats(saved: Path):
-    assert NVILA.from_pretrained(saved).llm.dtype == torch.float32
-    model = NVILA.from_pretrained(saved, dtype=torch.bfloat16)
+@pytest.mark.parametrize(("fast", "found"), [(False, torch.float32), (True, torch.bfloat16)])
+@pytest.mark.parametrize("dtype", ["auto", None])
+def test_the_format_of_a_checkpoint_is_used_where_it_is_fast(
+    saved: Path, dtype: str | None, fast: bool, found: torch.dtype, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(load_options, "fast_bfloat16", lambda: fast)
+    assert NVILA.from_pretrained(saved, dtype=dtype).llm.dtype == found
+
+
+@pytest.mark.parametrize(
+    "option", [{"dtype": torch.bfloat16}, {"dtype": "bfloat16"}, {"torch_dtype": "torch.bfloat16"}]
+)
+def test_number_formats(saved: Path, option: dict):
+    model = NVILA.from_pretrained(saved, **option)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"dtype": "int8"}, ValueError, "dtype 'int8' is no number format of weights: use 'auto', float32"),
+        ({"dtype": torch.int8}, ValueError, "dtype torch.int8 is no number format"),
+        ({"device": "warp"}, ValueError, "device 'warp' is none: use 'auto', 'cpu'"),
+        ({"device_map": {"": 0}}, ValueError, r"device \{'': 0\} is none"),
+        ({"dtype": "auto", "torch_dtype": "auto"}, TypeError, "torch_dtype and dtype are the same option"),
+        ({"load_in_4bit": True}, TypeError, "load_in_4bit is not an option of from_pretrained: write a quantized"),
+        ({"trust_remote_code": True}, TypeError, "no code of a repository is ever run"),
+        ({"colour": 1}, TypeError, "unexpected keyword argument 'colour'"),
+    ],
+)
+def test_options_that_are_refused(saved: Path, options: dict, error: type[Exception], said: str):
+    with pytest.raises(error, match=said):
+        NVILA.from_pretrained(saved, **options)
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_names_of_transformers(saved: Path, device: str, tmp_path: Path):
+    model = NVILA.from_pretrained(saved, device_map=device, local_files_only=True, cache_dir=tmp_path)
+    assert model.device.type == ("cuda" if device == "auto" and torch.cuda.is_available() else "cpu")
 
 
 def test_a_longer_context_scales_positions(saved: Path):
@@ -267,7 +303,7 @@ def test_the_hugging_face_layout_there_and_back(make_model, tmp_path: Path, kind
     root = json.loads((tmp_path / "config.json").read_text())
     assert root["architectures"][0].startswith("NVILALite" if kind else "NVILAFor")
     assert root["image_token_id"] == model.processor.tokenizer.image_id
-    again = NVILA.from_pretrained(tmp_path)
+    again = NVILA.from_pretrained(tmp_path, dtype="float32")
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
     assert again.tiler == model.tiler
     messages = [{"role": "user", "content": [Image(PILImage.new("RGB", (90, 40), "red")), "What colour?"]}]

@@ -1,31 +1,64 @@
-"""NVILA: the network with its doors: load, answer, save."""
+"""NVILA: the network with its doors: load, answer, optimize, save."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, Unpack, overload
+
+from torch import Tensor
 
 from nvila_model.checkpoint.assembly import assemble
+from nvila_model.checkpoint.hub import locate
+from nvila_model.checkpoint.load_options import own_options
 from nvila_model.checkpoint.loading import load
+from nvila_model.checkpoint.quantized import quantized_layers
 from nvila_model.checkpoint.saving import save
 from nvila_model.config import NVILAConfig
 from nvila_model.estimate import outline
+from nvila_model.generation.chat import Chat
 from nvila_model.generation.decoding import Answer, Stream, generate
-from nvila_model.generation.sampling import Sampling
+from nvila_model.generation.sampling import Sampling, SamplingOptions, sampling_of
 from nvila_model.inputs.messages import Conversation
 from nvila_model.inputs.tokenizer import Tokenizer
 from nvila_model.network.vlm import VLM
 from nvila_model.parity import Parity
 
+if TYPE_CHECKING:
+    from nvila_kernels.cpu import OptimizedLayer
+
+FETCH = ("revision", "offline", "cache_dir", "token")
+"""Options that say where a checkpoint is."""
+
 
 class NVILA(VLM):
-    """The full vision-language model; see ``nvila_model.network.VLM`` for its parts."""
+    """The full vision-language model; see ``nvila_model.network.VLM`` for its parts.
+
+    Attributes:
+        optimized: whether quantized layers were given to the processor's kernels. Such a model only answers.
+    """
+
+    optimized: bool = False
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = "nano", **options: Any) -> Self:
-        """Load a checkpoint: ``"nano"``, a folder, or a hub repository; options as in ``checkpoint.load``."""
-        return load(name, model_type=cls, **options)
+    def from_pretrained(cls, name: str | Path = "nano", *, optimize: bool = True, **options: Any) -> Self:
+        """Load a checkpoint: ``"nano"``, a folder, or a hub repository.
+
+        Args:
+            optimize: on a CPU, give the layers of a quantized checkpoint to the kernels that are fastest there, as
+                ``nvila ask`` does. False leaves the model as it is stored: it can be changed, trained and moved.
+            options: of ``nvila_model.checkpoint.load``. ``torch_dtype``, ``device_map`` and ``local_files_only`` are
+                understood as ``dtype``, ``device`` and ``offline``.
+
+        Raises: CheckpointError, in one sentence that names the file and what was expected; TypeError for an option that
+            is not known.
+        """
+        options = own_options(options)
+        folder = locate(name, **{option: options[option] for option in FETCH if option in options})
+        model = load(folder, model_type=cls, **{"stored_vocabulary": optimize, **options})
+        if optimize and model.optimize() and options.get("adapter") is None:
+            model.source = folder
+        return model
 
     @classmethod
     def from_config(cls, config: NVILAConfig, tokenizer: Tokenizer, *, parity: Parity | None = None) -> Self:
@@ -38,15 +71,45 @@ class NVILA(VLM):
         return outline(config, model_type=cls)
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:
-        """Write a checkpoint in upstream's layout; options as in ``checkpoint.save``."""
+        """Write a checkpoint in upstream's layout, whole or not at all; options as in ``checkpoint.save``."""
         save(self, folder, **options)
 
+    def optimize(self, **options: Any) -> tuple[OptimizedLayer, ...]:
+        """Give quantized layers to the kernels that are fastest on this processor, in place; it only answers then.
+
+        A model without quantized layers stays as it is, and so does one on a GPU, where layers have their kernels.
+
+        Args:
+            options: of ``nvila_model.cpu.optimize``.
+
+        Returns: the kernels of each layer.
+        Raises: ValueError if the model is optimized already.
+        """
+        if self.optimized:
+            raise ValueError("this model is optimized already: load it again with optimize=False to choose otherwise")
+        if self.device.type != "cpu" or not quantized_layers(self):
+            return ()
+        from nvila_model.cpu.optimized_model import optimize  # a model of floats needs none of its kernels
+
+        done = optimize(self, **options)
+        self.optimized = True
+        return done
+
+    # Answers
+
     @overload
-    def generate(self, messages: Conversation, sampling: Sampling | None = None) -> Answer: ...
-    @overload
-    def generate(self, messages: Sequence[Conversation], sampling: Sampling | None = None) -> list[Answer]: ...
     def generate(
-        self, messages: Conversation | Sequence[Conversation], sampling: Sampling | None = None
+        self, messages: Conversation, sampling: Sampling | None = None, **options: Unpack[SamplingOptions]
+    ) -> Answer: ...
+    @overload
+    def generate(
+        self, messages: Sequence[Conversation], sampling: Sampling | None = None, **options: Unpack[SamplingOptions]
+    ) -> list[Answer]: ...
+    def generate(
+        self,
+        messages: Conversation | Sequence[Conversation],
+        sampling: Sampling | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> Answer | list[Answer]:
         """Answer one conversation, or each of a list of them.
 
@@ -54,20 +117,58 @@ class NVILA(VLM):
             messages: chat messages of content parts, such as
                 ``[{"role": "user", "content": [Image("receipt.png"), "What is the total?"]}]``.
             sampling: how answers are drawn; greedy by default.
+            options: fields of ``Sampling`` by keyword, such as ``max_new_tokens=64``; they go before ``sampling``.
 
         Returns: an ``Answer``; a list of them for a list of conversations.
         Raises: MediaError for a picture or clip that cannot be read, BudgetError if prompt and answer are too long.
         """
         processor = self.needed_processor()
-        inputs = processor(messages)
-        answers = generate(self, inputs, sampling or Sampling(), eos_ids=processor.tokenizer.eos_ids)
+        drawn = sampling_of(sampling, options)
+        answers = generate(self, processor(messages), drawn, eos_ids=processor.tokenizer.eos_ids)
         return answers[0] if messages and isinstance(messages[0], Mapping) else answers
 
-    def stream(self, messages: Conversation, sampling: Sampling | None = None) -> Stream:
+    def stream(
+        self, messages: Conversation, sampling: Sampling | None = None, **options: Unpack[SamplingOptions]
+    ) -> Stream:
         """Answer one conversation piece by piece; the pieces join to the text of ``generate``.
 
         ``answer`` of what comes back has the whole text, its tokens and seconds, at any time.
         """
         processor = self.needed_processor()
-        inputs = processor(messages)
-        return Stream(self, inputs, sampling or Sampling(), eos_ids=processor.tokenizer.eos_ids)
+        drawn = sampling_of(sampling, options)
+        return Stream(self, processor(messages), drawn, eos_ids=processor.tokenizer.eos_ids)
+
+    def chat(
+        self, messages: Conversation = (), *, sampling: Sampling | None = None, **options: Unpack[SamplingOptions]
+    ) -> Chat:
+        """A conversation that remembers its turns: ``chat.ask(Image("a.png"), "What is this?")``, ``chat.ask("Why?")``.
+
+        Args:
+            messages: turns to begin with.
+        """
+        return Chat(self, sampling_of(sampling, options), messages)
+
+    # An optimized model only answers
+
+    def train(self, mode: bool = True) -> Self:
+        """As every module; an optimized model cannot be trained."""
+        if mode:
+            self.refuse("be trained")
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if self.optimized:
+            weight = next(self.parameters()).detach()[:1]
+            moved = fn(weight.clone())
+            if (moved.dtype, moved.device) != (weight.dtype, weight.device):
+                self.refuse("move or take another dtype")
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.refuse("be copied or pickled")
+        return self.__dict__.copy()
+
+    def refuse(self, what: str) -> None:
+        """Raises: ValueError if the model is optimized."""
+        if self.optimized:
+            raise ValueError(f"an optimized model only answers and cannot {what}: load it with optimize=False")

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from nvila_compress import Compressor
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from nvila_model.checkpoint.tensor_folder import CheckpointError
 from nvila_model.config import NVILAConfig
 from nvila_model.inputs.tokenizer import Tokenizer
 from nvila_model.network.framing import Framing
+from nvila_model.network.meta import meta_device
 from nvila_model.network.projector import Projector
 from nvila_model.network.vlm import VLM
 
@@ -71,7 +71,7 @@ def contents_of(model: VLM) -> Contents:
     if model.config is None or model.processor is None:
         raise CheckpointError("this model has no config or no processor: pass both to NVILA(...) before saving")
     tokenizer = model.processor.tokenizer
-    with torch.device("meta"):
+    with meta_device():
         described_model = assemble(model.config, tokenizer, model_type=VLM, parity=model.processor.parity)
     check_parts(model, described_model)
     if model.source is not None:
@@ -114,7 +114,7 @@ def check_parts(model: VLM, described_model: VLM) -> None:
         if not kind or appearance(mine) != appearance(built):
             raise CheckpointError(
                 f"the {part} of this model, {brief(mine)}, is not the one that its config describes, {brief(built)}: "
-                "a checkpoint could not bring it back"
+                "a checkpoint could not bring it back, so change the config too"
             )
 
 
@@ -134,7 +134,10 @@ def appearance(part: Any) -> Any:
 
 def brief(part: Any) -> str:
     """A part in a line of an error message."""
-    return type(part).__name__ if isinstance(part, nn.Module) and any(part.parameters()) else repr(part)
+    if not isinstance(part, nn.Module) or next(part.parameters(), None) is None:
+        return repr(part)
+    made_with, _ = appearance(part)
+    return f"{type(part).__name__}({', '.join(f'{name}={value!r}' for name, value in made_with.items())})"
 
 
 def check_tensors(tensors: Mapping[str, Tensor], described_model: VLM, *, quantized: Collection[str]) -> None:

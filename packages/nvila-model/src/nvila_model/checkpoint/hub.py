@@ -13,13 +13,21 @@ FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 """What is fetched from a repository; pickled weights are not."""
 
 
-def locate(name: str | Path, *, revision: str | None = None, offline: bool = False, token: str | None = None) -> Path:
+def locate(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+) -> Path:
     """The folder of a checkpoint, fetched from the hub if need be.
 
     Args:
         name: ``"nano"``, a folder, or a repository such as ``Efficient-Large-Model/NVILA-Lite-2B``.
         revision: branch, tag or commit of the repository.
         offline: use only what was fetched before.
+        cache_dir: where fetched files are kept; by default the hub's own folder.
         token: for repositories that need one; by default the one that is logged in.
 
     Raises: CheckpointError if there is no such folder, repository or revision, or it cannot be reached.
@@ -31,7 +39,7 @@ def locate(name: str | Path, *, revision: str | None = None, offline: bool = Fal
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
         known = f"; its weights are {repository(str(name))}" if name in list_models() else ""
         raise CheckpointError(f"no model {str(name)!r}: give 'nano', a folder, or a hub repository 'owner/name'{known}")
-    return fetch(str(name), revision=revision, offline=offline, token=token)
+    return fetch(str(name), revision=revision, offline=offline, cache_dir=cache_dir, token=token)
 
 
 def is_remote(name: str | Path) -> bool:
@@ -39,7 +47,7 @@ def is_remote(name: str | Path) -> bool:
     return name != "nano" and not (name and Path(name).is_dir())
 
 
-def fetch(name: str, *, revision: str | None, offline: bool, token: str | None) -> Path:
+def fetch(name: str, *, revision: str | None, offline: bool, cache_dir: str | Path | None, token: str | None) -> Path:
     """The folder of a repository in the hub library's cache. Its library is imported here: local models need none.
 
     Raises: CheckpointError if there is no such repository or revision, or it cannot be reached.
@@ -55,7 +63,14 @@ def fetch(name: str, *, revision: str | None, offline: bool, token: str | None) 
     )
 
     try:
-        found = snapshot_download(name, revision=revision, local_files_only=offline, token=token, allow_patterns=FILES)
+        found = snapshot_download(
+            name,
+            revision=revision,
+            local_files_only=offline,
+            cache_dir=cache_dir,
+            token=token,
+            allow_patterns=FILES,
+        )
     except GatedRepoError:
         raise CheckpointError(f"{name} asks for access: accept its terms on the hub and pass a token") from None
     except RevisionNotFoundError:

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from nvila_model.checkpoint.adapter import add_adapter
-from nvila_model.checkpoint.assembly import Model, assemble, stored_dtype
+from nvila_model.checkpoint.assembly import Model, assemble
 from nvila_model.checkpoint.hub import locate
 from nvila_model.checkpoint.layout import open_checkpoint
+from nvila_model.checkpoint.load_options import read_device, read_dtype
 from nvila_model.checkpoint.names import from_published, published_names
-from nvila_model.checkpoint.quantized import Accumulate, place
+from nvila_model.checkpoint.quantized import Accumulate, formats, place
 from nvila_model.checkpoint.tensor_folder import CheckpointError, CheckpointWarning, Tensors, resized
 from nvila_model.inputs.tokenizer import Tokenizer
 from nvila_model.network.meta import meta_device
@@ -35,13 +36,14 @@ def load(
     name: str | Path = "nano",
     *,
     model_type: type[Model],
-    dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
+    dtype: torch.dtype | str | None = "auto",
+    device: torch.device | str | None = "cpu",
     model_max_length: int | None = None,
     config_overrides: Mapping[str, Any] | None = None,
     parity: Parity | None = None,
     revision: str | None = None,
     offline: bool = False,
+    cache_dir: str | Path | None = None,
     token: str | None = None,
     adapter: str | Path | None = None,
     stored_vocabulary: bool = False,
@@ -50,23 +52,27 @@ def load(
     """Load a checkpoint in the original or the Hugging Face layout.
 
     Args:
-        name: ``"nano"``, a folder, or a hub repository (see ``locate`` for ``revision``, ``offline``, ``token``).
+        name: ``"nano"``, a folder, or a hub repository (see ``locate`` for ``revision``, ``offline``, ``cache_dir``,
+            ``token``).
         model_type: what the parts are put into, such as ``NVILA``.
-        dtype: of the weights. By default what the checkpoint asks for, but float32 on a CPU, where products of
-            bfloat16 matrices are several times slower.
-        device: where the weights go.
+        dtype: of the weights, a ``torch.dtype`` or its name. ``"auto"`` is the format that the checkpoint asks for,
+            but on a CPU float32 in place of float16, and in place of bfloat16 if the processor has no instructions for
+            it.
+        device: where the weights go; ``"auto"`` is a GPU where there is one.
         model_max_length: context length; beyond the trained one, rotary positions are scaled linearly.
         config_overrides: replace these top-level fields of ``config.json``.
         parity: reproduce the reference's choices; see ``docs/parity.md``.
         adapter: a folder or a hub repository in PEFT's layout; it is added to the weights.
-        stored_vocabulary: leave embedding and output head in the number format of their file, and in the file. A head
-            of 16 bits then rounds what it reads to 16 bits; ``nvila_model.cpu.optimize`` screens it by one of 4.
+        stored_vocabulary: leave embedding and output head of a quantized language model in the number format of their
+            file, and in the file, if that is on the CPU and ``dtype`` is ``"auto"``. A head of 16 bits then rounds what
+            it reads to 16 bits; ``NVILA.optimize`` screens it by one of 4.
         accumulate: ``"float16"`` sums 4-bit products in float16 on the tensor cores, for ``dtype`` float16 only; by
             default as the checkpoint was quantized.
 
     Raises: CheckpointError, in one sentence that names the file and what was expected.
     """
-    folder = locate(name, revision=revision, offline=offline, token=token)
+    device = read_device(device)
+    folder = locate(name, revision=revision, offline=offline, cache_dir=cache_dir, token=token)
     found = open_checkpoint(folder, config_overrides)
     config = found.config.model_copy(update={"llm": found.config.llm.for_length(model_max_length)})
     tokenizer = Tokenizer.from_folder(found.tokenizer, chat_template=config.chat_template)
@@ -77,15 +83,15 @@ def load(
         if config_overrides:  # the caller's own numbers may be at fault
             raise
         raise CheckpointError(f"no model can be built from {folder / 'config.json'} and its parts: {error}") from None
-    device = torch.device(device)
-    if dtype is None:
-        dtype = torch.float32 if device.type == "cpu" else stored_dtype(config)
+    quantized = formats(config)
+    stored_vocabulary = stored_vocabulary and "llm" in quantized and dtype in ("auto", None) and device.type == "cpu"
+    dtype = read_dtype(dtype, config, device, quantized=bool(quantized))
     used = place(model, found.tensors, config, dtype=dtype, device=device, accumulate=accumulate)
     if stored_vocabulary:
         used |= store_vocabulary(model, found.tensors, dtype=dtype)
     fill_parameters(model, found.tensors, dtype=dtype, device=device, used=used)
     if adapter is not None:
-        add_adapter(model, locate(adapter, offline=offline, token=token))
+        add_adapter(model, locate(adapter, offline=offline, cache_dir=cache_dir, token=token))
     return model.eval()
 
 

@@ -152,7 +152,7 @@ class Source:
         with watch.stage("load", f"loading {self.name}"):
             model = self._load(folder)
         with watch.stage("load", "choosing kernels"):
-            optimize(model)
+            model.optimize()
         return model
 
     def _fetch(self) -> Path:
@@ -186,30 +186,13 @@ class Source:
                 token=self.token,
                 adapter=self.adapter,
                 accumulate=self.accumulate.value if self.accumulate else None,
-                stored_vocabulary=device.type == "cpu" and self.dtype is None and quantized(folder),
+                optimize=False,  # a stage of its own
+                stored_vocabulary=True,
             )
         except ValueError as error:
             if type(error).__module__.startswith("nvila_"):
                 raise
             raise CheckpointError(f"{self.name}: {error}") from None
-
-
-def quantized(folder: Path) -> bool:
-    """Whether the language model of a checkpoint has few bits."""
-    from nvila_model.checkpoint.layout import open_checkpoint
-    from nvila_model.checkpoint.quantized import formats
-
-    return "llm" in formats(open_checkpoint(folder).config)
-
-
-def optimize(model: NVILA) -> None:
-    """Give the quantized layers of a model that runs on a processor to the kernels that are fastest there."""
-    from nvila_model.checkpoint.quantized import quantized_layers
-
-    if model.device.type == "cpu" and quantized_layers(model):
-        from nvila_model.cpu import optimize as optimize_model
-
-        optimize_model(model)
 
 
 def available(name: str) -> torch.device:

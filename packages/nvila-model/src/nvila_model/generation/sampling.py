@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -49,6 +51,34 @@ class Sampling:
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The fields of ``Sampling`` as keywords."""
+
+    max_new_tokens: int | None
+    temperature: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float
+    seed: int | None
+    stop: Sequence[str]
+
+
+def sampling_of(sampling: Sampling | None, options: SamplingOptions) -> Sampling:
+    """What ``sampling`` says, or the default, with some of it replaced.
+
+    Raises: TypeError for an option that ``Sampling`` does not have, ValueError for a number out of its range.
+    """
+    known = [field.name for field in fields(Sampling)]
+    changes: dict[str, Any] = dict(options)
+    for name in changes:
+        if name not in known:
+            raise TypeError(f"{name} is no option of an answer: use {', '.join(known)}")
+    stop = changes.get("stop")
+    if isinstance(stop, Sequence) and not isinstance(stop, str):
+        changes["stop"] = tuple(stop)
+    return replace(sampling or Sampling(), **changes)
 
 
 class Sampler:
