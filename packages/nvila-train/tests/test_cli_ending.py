@@ -1,5 +1,6 @@
 """How ``nvila-train`` ends: one line and an exit code for what the user can mend."""
 
+import subprocess
 import sys
 
 import pytest
@@ -39,3 +40,15 @@ def test_without_a_command_it_shows_the_commands(monkeypatch, capsys):
 def test_version(monkeypatch, capsys):
     assert not ends(monkeypatch, "--version")
     assert capsys.readouterr().out == "nvila-train 0.1.0\n"
+
+
+def test_the_commands_are_shown_without_torch():
+    """A shell that only asks what there is does not wait for torch, transformers or what computes."""
+    code = (
+        "import sys\nfrom nvila_train.cli import app\n"
+        "try:\n    app.app(['run', '--help'], prog_name='nvila-train')\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'torch', 'transformers', 'numpy', 'PIL'} & sys.modules.keys()))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-1] == "[]"
+    assert "Run the stages of a recipe" in found.stdout

@@ -11,14 +11,18 @@ class RecipeError(ValueError):
     """A recipe that cannot be used; the message names the file, the field and what is wrong."""
 
 
+MISNAMED = ("extra_forbidden", "unexpected_keyword_argument")
+
+
 def sentence(error: ValidationError, model: type[Any]) -> str:
-    """The first fault of a table, by its place in the table."""
-    first = error.errors()[0]
+    """The first fault of a table, by its place in the table; a wrong name before a field that is missing for it."""
+    found = error.errors()
+    first = next((each for each in found if each["type"] in MISNAMED), found[0])
     place = [part for part in first["loc"] if part != "[key]"]
     where = ".".join(str(part) for part in place) or "recipe"
     given = first["input"]
     match first["type"]:
-        case "extra_forbidden":
+        case "extra_forbidden" | "unexpected_keyword_argument":
             names = fields_at(model, place[:-1])
             return f"{where}: there is no such field, {nearest(str(place[-1]), names)}"
         case "literal_error":

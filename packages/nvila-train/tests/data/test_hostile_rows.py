@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from nvila_train.data import ConversationDataset, DataSource, SampleError, SourceError
 from nvila_train.data.checks.row_faults import check
-from nvila_train.data.stored import json_files, tar_shards
+from nvila_train.data.stored import json_files, offsets, tar_shards
 from nvila_train.data.stored.csv_rows import CsvRows
 from nvila_train.data.stored.open_rows import open_rows
 from nvila_train.data.stored.shard_names import shard_names
@@ -344,3 +344,22 @@ def test_random_damage_ends_no_source(
         path.write_bytes(data[: rng.randrange(len(data) // 2, len(data) + 1)])
         with suppress(SourceError):  # where the first header is damaged
             outcomes(path)
+
+
+def test_a_damaged_cache_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offsets, "LARGE", 1)
+    (tmp_path / "a.tar").write_bytes(tar())
+    assert outcomes(tmp_path / "a.tar") == ["sound"] * 10
+    (kept,) = (tmp_path / "cache").rglob("*.npy")
+    kept.write_bytes(kept.read_bytes()[:40])
+    assert outcomes(tmp_path / "a.tar") == ["sound"] * 10
+    assert kept.stat().st_size > 40
+
+
+def test_a_stream_that_breaks_says_where() -> None:
+    def rows(start: int) -> Any:
+        yield from range(start, 3)
+        raise KeyError("gone")
+
+    with pytest.raises(SourceError, match="a streamed source ends at row 4: KeyError: 'gone'"):
+        Stream(rows).window(0, 10)

@@ -15,7 +15,7 @@ MOST = 20
 """Faults that the table lists; ``--json`` lists all."""
 
 Data = Annotated[
-    str, typer.Argument(help="A .json, .jsonl, .parquet or .tar file, a folder of them, or hub:owner/name.")
+    str, typer.Argument(help="A .json, .jsonl, .csv, .parquet or .tar file, a folder of them, or hub:owner/name.")
 ]
 Media = Annotated[str | None, typer.Option(help="Folder where relative paths begin; the file's own by default.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Whose processor counts tokens.")]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 Data = Annotated[
-    str, typer.Argument(help="A .json, .jsonl, .parquet or .tar file, a folder of them, or hub:owner/name.")
+    str, typer.Argument(help="A .json, .jsonl, .csv, .parquet or .tar file, a folder of them, or hub:owner/name.")
 ]
 Large = Annotated[str, typer.Option(help="The large model: 'nano', a checkpoint folder, or a hub repository.")]
 Small = Annotated[str, typer.Option(help="The small model.")]

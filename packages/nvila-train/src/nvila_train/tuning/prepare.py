@@ -53,7 +53,7 @@ def tune(
         vision: ``full``; ``layernorm``, the norms alone; ``lora``; ``frozen``.
         llm: ``full``; ``lora``; ``qlora``, LoRA over blocks in 4 bits; ``frozen``. Embedding and head learn with
             ``full`` only.
-        projector: ``full`` or ``frozen``.
+        projector: ``full`` or ``frozen``; a compressor with weights of its own goes with it.
         rank: of ``A`` and ``B`` in every adapted layer.
         alpha: the adapter's product is multiplied by ``alpha / rank``; twice the rank by default.
         dropout: share of an adapter's inputs that is dropped in training.
@@ -67,6 +67,8 @@ def tune(
     if llm == "qlora":
         pack_linears(model.llm.layers)
     learning = [*_whole("vision", vision), *_whole("llm", llm), *_whole("projector", projector)]
+    if projector == "full" and any(True for _ in model.compressor.parameters()):
+        learning.append("compressor")
     tower = cast(nn.Module, model.vision)
     if vision == "layernorm":
         learning += [f"vision.{name}" for name in norms(tower)]

@@ -24,18 +24,25 @@ def offsets(path: Path, find: Callable[[Path], np.ndarray]) -> np.ndarray:
         return find(path)
     said = f"{find.__name__}\n{path.resolve()}\n{facts.st_size}\n{facts.st_mtime_ns}"
     kept = cache_folder() / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.npy"
-    if not kept.is_file():
-        found = find(path)
-        partial = kept.with_suffix(f".{os.getpid()}.new.npy")
+    if kept.is_file():
         try:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            np.save(partial, found)
-            partial.replace(kept)
-        except OSError:  # a full disk or a read-only home costs the next start a pass, and must not end this one
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            return found
-    return np.load(kept, mmap_mode="r")
+            return np.load(kept, mmap_mode="r")
+        except (OSError, ValueError, EOFError):  # a damaged cache costs a pass, and is written anew
+            pass
+    found = find(path)
+    partial = kept.with_suffix(f".{os.getpid()}.new.npy")
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        np.save(partial, found)
+        partial.replace(kept)
+        return np.load(kept, mmap_mode="r")
+    except (
+        OSError,
+        ValueError,
+    ):  # a full disk or a read-only home costs the next start a pass, and must not end this one
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        return found
 
 
 def cache_folder() -> Path:

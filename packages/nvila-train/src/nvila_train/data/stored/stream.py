@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from nvila_train.data.source import SourceError
+
 
 class Stream:
     """Rows of a stream by number: asked for in growing order, each is read once; a step back starts anew.
@@ -24,15 +26,21 @@ class Stream:
         # A worker process inherits the iterator of its parent, whose place it must not move.
         if start < self._next or self._process != os.getpid():
             self._rows, self._next, self._process = self.open_at(start), start, os.getpid()
-        while self._next < start:
-            if next(self._rows, None) is None:
-                return []
-            self._next += 1
         rows: list[Any] = []
-        for row in self._rows:
-            rows.append(row)
-            if len(rows) == count:
-                break
+        try:
+            while self._next < start:
+                if next(self._rows, None) is None:
+                    return []
+                self._next += 1
+            for row in self._rows:
+                rows.append(row)
+                if len(rows) == count:
+                    break
+        except SourceError:
+            raise
+        except Exception as error:  # whatever the libraries underneath raise
+            place = self._next + len(rows)
+            raise SourceError(f"a streamed source ends at row {place + 1}: {type(error).__name__}: {error}") from None
         self._next += len(rows)
         return rows
 

@@ -51,7 +51,7 @@ class ShardRows:
                     f"no shard at {path}: give a .tar file, a folder of them, or a range such as {{0..9}}"
                 )
             try:
-                self.spans.append(offsets(path, sample_spans))
+                self.spans.append(offsets(path, spans_with_damage))
             except (tarfile.TarError, OSError) as error:
                 raise SourceError(f"{path} is no tar file: {error}") from None
         self.ends = np.cumsum([len(spans) for spans in self.spans])
@@ -87,7 +87,7 @@ class ShardRows:
             return file.read(end - start)
 
 
-def sample_spans(path: Path) -> np.ndarray:
+def spans_with_damage(path: Path) -> np.ndarray:
     """Where each sample of a shard begins and ends, and 1 if it is damaged: int64 ``[samples, 3]``."""
     with path.open("rb") as file:
         spans = [span(sample) for sample in samples(members(read_at(file)))]

@@ -18,6 +18,7 @@ from nvila_model import Image, ModelInputs, Processor, Video
 from nvila_model.inputs import IGNORE, Conversation, TiledVideo, Tokenizer, read_conversation
 from nvila_tiling import TiledImage
 
+from nvila_train.data.reader import plainly
 from nvila_train.delta_loss.choices import DeltaLossError
 
 AT_ONCE = 16
@@ -86,7 +87,7 @@ def windows(
     first: int = 0,
     workers: int = 1,
 ) -> Iterator[list[Sample]]:
-    """PackedWeight samples in order, as many at once as ``limit`` bytes of tiles hold, and at least one.
+    """Prepared samples in order, as many at once as ``limit`` bytes of tiles hold, and at least one.
 
     Args:
         processors: one for each model.
@@ -143,8 +144,8 @@ def prepare(number: int, conversation: Conversation, processors: Sequence[Proces
             one if same else processor.for_training(conversation)
             for processor, same in zip(processors, alike, strict=True)
         )
-    except ValueError as error:
-        raise DeltaLossError(f"row {number}: {error}") from None
+    except Exception as error:
+        raise DeltaLossError(f"row {number}: {plainly(error)}") from None
     if any(answer_tokens(each) == 0 for each in inputs):
         raise DeltaLossError(f"row {number} has no answer to score: give it a turn of the assistant")
     parts = [part for turn in read_conversation(conversation) for part in turn.parts]

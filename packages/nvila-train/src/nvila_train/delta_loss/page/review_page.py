@@ -14,6 +14,7 @@ from nvila_model import Image, Video
 from nvila_model.inputs import Part, read_conversation
 from PIL import Image as PILImage
 
+from nvila_train.data.reader import plainly
 from nvila_train.delta_loss.choices import By, Normalize
 from nvila_train.delta_loss.page.histogram import histogram
 from nvila_train.delta_loss.prune import Pruned, groups
@@ -116,8 +117,8 @@ def _pictures(part: Part) -> str:
     assert isinstance(part, Image | Video)
     try:
         found = [part.load()] if isinstance(part, Image) else part.load(num_frames=FRAMES).frames
-    except ValueError as error:
-        return f"<p><i>{escape(str(error))}</i></p>"
+    except Exception as error:
+        return f"<p><i>{escape(plainly(error))}</i></p>"
     return "".join(f'<img alt="" src="{_embedded(picture)}">' for picture in found)
 
 
