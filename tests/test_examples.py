@@ -34,6 +34,17 @@ CONFIG = {
 }  # fmt: skip
 
 
+def tiny_host(name: str, folder: Path) -> str:
+    """A tiny random model of transformers with its processor, saved."""
+    sys.path.insert(0, str(EXAMPLES.parent / "packages" / "nvila-compress" / "tests" / "adapters"))
+    import tiny_hosts
+
+    case = tiny_hosts.make(name)
+    case.model.save_pretrained(folder / name)
+    case.processor.save_pretrained(folder / name)
+    return str(folder / name)
+
+
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """What each program is given where nano and the drawn pictures are not there: a random model and a picture."""
@@ -55,6 +66,8 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         "stream_answer.py": [picture, "What is this?", name],
         "ask_batch.py": [name],
         "stage_by_stage.py": [picture, name],
+        "smolvlm_stc.py": [tiny_host("smolvlm", folder), picture],
+        "onevision_video.py": [tiny_host("llava_onevision", folder), str(EXAMPLES / "motion.mp4")],
     }
 
 

@@ -12,6 +12,7 @@ from nvila_compress.adapters.blocks import Block, out_length
 from nvila_compress.adapters.family import Family, Placing, register_family, supported_models
 from nvila_compress.adapters.linear import CompressedLinear, widen
 from nvila_compress.adapters.saving import load_compressed
+from nvila_compress.merge.tower import patch_tower
 
 _hosts.register()
 
@@ -26,6 +27,7 @@ __all__ = [
     "detach",
     "load_compressed",
     "out_length",
+    "patch_tower",
     "register_family",
     "supported_models",
     "widen",

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from nvila_compress.adapters.attention import TowerAttention
 from nvila_compress.adapters.behind import NAME, TokenCompression
 from nvila_compress.adapters.blocks import Block, out_length
 from nvila_compress.adapters.family import Family, check_compressor, find_family, find_owner
@@ -183,10 +184,12 @@ def set_submodule(owner: nn.Module, slot: str, module: nn.Module) -> None:
 def remove_hooks(owner: nn.Module) -> None:
     """Take away this package's hooks and the attributes that shadow methods of ``owner``."""
     for module in owner.modules():
-        hooks: dict[int, Any]
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):  # pyright: ignore[reportPrivateUsage]
+        tables = (module._forward_hooks, module._forward_pre_hooks)  # pyright: ignore
+        for hooks in cast(tuple[dict[int, Any], ...], tables):
             for key in [key for key, hook in hooks.items() if is_ours(hook)]:
-                del hooks[key]
+                hook = hooks.pop(key)
+                if isinstance(hook, TowerAttention):
+                    hook.restore()
     for key in [key for key, value in owner.__dict__.items() if is_ours(value)]:
         del owner.__dict__[key]
 

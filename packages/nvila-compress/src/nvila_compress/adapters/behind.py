@@ -6,7 +6,7 @@ what it made wider is brought back by a linear layer that starts as the mean of 
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -24,7 +24,7 @@ from nvila_compress.adapters.blocks import (
     like_rows,
 )
 from nvila_compress.adapters.linear import widen
-from nvila_compress.contract import Choose, Compressor
+from nvila_compress.contract import Choose, Compressor, GridError
 
 NAME = "token_compressor"
 """What a host's model calls the module."""
@@ -61,17 +61,27 @@ class TokenCompression(nn.Module):
             out = torch.cat([rows[:, :lead], out], dim=1)
         return like_rows(out, tokens)
 
-    def sequence(self, tokens: Tensor, blocks: Sequence[Block], level: int = 0) -> Tensor:
-        """One image's tokens ``[n, width]``, laid out as ``blocks``."""
-        parts = tokens.split([block.length for block in blocks])
-        return torch.cat([self.block(part, block, level)[0] for part, block in zip(parts, blocks, strict=True)])
+    def sequence(self, tokens: Tensor, blocks: Sequence[Block], **context: Tensor) -> Tensor:
+        """One image's tokens ``[n, width]``, laid out as ``blocks``; what is known of each, ``[n]``, in ``context``."""
+        out: list[Tensor] = []
+        start = 0
+        for block in blocks:
+            part = slice(start, start + block.length)
+            known = {key: body(value[part, None], block)[:, :, 0] for key, value in context.items()}
+            out.append(self.block(tokens[part], block, known)[0])
+            start += block.length
+        if start != len(tokens):
+            raise GridError(f"{len(tokens)} tokens where {start} were expected: the processor and the model differ")
+        return torch.cat(out)
 
-    def block(self, tokens: Tensor, block: Block, level: int = 0, **context: Tensor) -> tuple[Tensor, Tensor]:
+    def block(
+        self, tokens: Tensor, block: Block, context: Mapping[str, Tensor] | None = None, level: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """One block's tokens, and the places of those on the grid in ``frames * rows * columns``."""
         frames = body(tokens, block)
         if not applies(cast(Any, self.compressor), block):
             return tokens, torch.arange(frames.shape[:2].numel(), device=tokens.device)
-        out, places = compress_frames(self.compressor, frames, block.grid, **context)
+        out, places = compress_frames(self.compressor, frames, block.grid, **(context or {}))
         out = self.narrow(out, level)
         if block.newline:
             newline = tokens[block.lead + block.grid[1]]
@@ -84,18 +94,23 @@ class TokenCompression(nn.Module):
         """Further tokens for the places that ``block`` kept: a chooser takes the same, a fold folds them too."""
         if isinstance(self.compressor, Choose):
             return tokens[places]
-        return self.block(tokens, block, level)[0]
+        return self.block(tokens, block, level=level)[0]
 
 
 class TileHook:
-    """A forward hook of the projector of a host whose tiles are all alike: its output is compressed."""
+    """A forward hook of the projector of a host whose tiles are all alike: its output is compressed.
 
-    def __init__(self, compression: TokenCompression, grid: tuple[int, int]) -> None:
+    ``attention`` says what the tokens received in the tower, if the compressor needs that.
+    """
+
+    def __init__(self, compression: TokenCompression, grid: tuple[int, int], attention: Any = None) -> None:
         self.compression = compression
         self.grid = grid
+        self.attention = attention
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        return self.compression(output, self.grid)
+        context = {} if self.attention is None else {"attention": self.attention.of_tokens(self.grid)}
+        return self.compression(output, self.grid, **context)
 
 
 class Override:

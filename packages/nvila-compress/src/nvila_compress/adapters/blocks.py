@@ -76,8 +76,8 @@ def as_rows(tokens: Tensor, grid: tuple[int, int] | None) -> tuple[Tensor, int, 
     if tokens.ndim == 2:
         if grid is None or tokens.shape[0] % prod(grid):
             raise GridError(f"{tokens.shape[0]} flat tokens are no whole tiles of {grid}: pass grid=(rows, columns)")
-        tokens = tokens.unflatten(0, (-1, prod(grid)))
-    count = tokens.shape[1]
+        tokens = cast(Tensor, tokens.unflatten(0, (-1, prod(grid))))  # pyright: ignore
+    count: int = tokens.shape[1]
     if grid is None:
         side = round(count**0.5)
         if side * side != count:

@@ -5,9 +5,10 @@ is in its ``Placing``, one for each way of placing tokens, which several hosts s
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -56,6 +57,10 @@ class Placing(ABC):
         ``detach`` removes both.
         """
         ...
+
+    def gives(self, compressor: Compressor) -> set[str]:
+        """What ``place`` passes to a compressor that needs more than tokens, by the names of its ``needs``."""
+        return set()
 
     def levels(self, owner: nn.Module) -> int:
         """Further sets of tokens for the same places."""
@@ -144,8 +149,8 @@ def find_owner(host: nn.Module, family: Family) -> tuple[str, nn.Module]:
 
     Raises: ValueError if there is none: a part of a model, or a model of another library.
     """
-    for name, module in host.named_modules():
-        if family.projector in module._modules:  # pyright: ignore[reportPrivateUsage]
+    for name, module in cast(Iterator[tuple[str, nn.Module]], host.named_modules()):
+        if family.projector in module._modules:  # pyright: ignore
             return name, module
     raise ValueError(f"{type(host).__name__} has no {family.projector}: pass the whole model, not a part of it")
 
@@ -154,5 +159,5 @@ def check_compressor(compressor: Compressor, family: Family) -> None:
     """Raises: ValueError for a compressor that this family of hosts cannot give what it needs."""
     placing = family.placing
     check_in_time(compressor, placing.reads_video, family.model_type, placing.no_video)
-    for need in sorted(compressor.needs - {"previous_frame"}):
+    for need in sorted(compressor.needs - {"previous_frame"} - placing.gives(compressor)):
         raise ValueError(f"{type(compressor).__name__} needs {need}, which is not read from {family.model_type} hosts")

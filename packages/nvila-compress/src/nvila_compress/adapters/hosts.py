@@ -12,18 +12,20 @@ _FRAMES_STAND_ALONE = "passes frames to its model as pictures, each with text of
 ROWS = (
     Family(model_type="llava", placing=FixedTiles(Patches()), layer="linear_1"),
     Family(model_type="vipllava", placing=FixedTiles(Patches()), layer="linear_1"),
-    Family(model_type="video_llava", placing=FixedTiles(Patches(), reads_video=True), layer="linear_1"),
+    Family(
+        model_type="video_llava", placing=FixedTiles(Patches(), tower="image_tower", reads_video=True), layer="linear_1"
+    ),
     Family(model_type="paligemma", placing=FixedTiles(Attribute("image_seq_length")), layer="linear"),
-    Family(model_type="idefics2", placing=FixedTiles(Attribute("image_seq_len")), projector="connector"),
+    Family(model_type="idefics2", placing=FixedTiles(Attribute("image_seq_len"), tower=None), projector="connector"),
     Family(
         model_type="idefics3",
-        placing=FixedTiles(Attribute("image_seq_len")),
+        placing=FixedTiles(Attribute("image_seq_len"), tower="vision_model"),
         projector="connector",
         layer="modality_projection.proj",
     ),
     Family(
         model_type="smolvlm",
-        placing=FixedTiles(Attribute("image_seq_len"), no_video=_FRAMES_STAND_ALONE),
+        placing=FixedTiles(Attribute("image_seq_len"), tower="vision_model", no_video=_FRAMES_STAND_ALONE),
         projector="connector",
         layer="modality_projection.proj",
         since="4.50",
@@ -38,7 +40,10 @@ ROWS = (
         model_type="aya_vision", placing=FixedTiles(Runs("img_patch_token", aya_side)), layer="linear_1", since="4.50"
     ),
     Family(
-        model_type="llama4", placing=FixedTiles(Runs("img_patch_token", llama4_side)), layer="linear_1", since="4.51"
+        model_type="llama4",
+        placing=FixedTiles(Runs("img_patch_token", llama4_side), tower=None),
+        layer="linear_1",
+        since="4.51",
     ),
     Family(model_type="gemma3", placing=FixedTiles(WrittenOut()), since="4.50"),
     Family(model_type="llava_next", placing=BaseAndMap(video=False)),

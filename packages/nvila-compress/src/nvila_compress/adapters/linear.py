@@ -87,7 +87,7 @@ class CompressedLinear(nn.Module):
             base.bias.data = self.bias
         return linear
 
-    def named_modules(
+    def named_modules(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Module]]:
         """The modules inside, not this one: whoever looks for layers by name (peft) shall find the one in it."""

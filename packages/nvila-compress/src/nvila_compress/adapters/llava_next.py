@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from nvila_compress.adapters.attention import TowerAttention, watch
 from nvila_compress.adapters.behind import Override, TokenCompression, replace_features
 from nvila_compress.adapters.blocks import Block, out_length
 from nvila_compress.adapters.family import Family, Placing
@@ -35,6 +36,9 @@ class BaseAndMap(Placing):
         self.reads_video = video
         self.ends_with_newline = ends_with_newline
 
+    def gives(self, compressor: Compressor) -> set[str]:
+        return {"attention"}
+
     def tile(self, host: nn.Module, processor: Any) -> tuple[int, int] | None:
         return None
 
@@ -50,9 +54,10 @@ class BaseAndMap(Placing):
     def place(self, host: nn.Module, owner: nn.Module, family: Family, compression: TokenCompression,
               tile: tuple[int, int] | None) -> None:  # fmt: skip
         model: Any = owner
-        model.pack_image_features = PackImages(owner, "pack_image_features", compression)
+        attention = watch(owner, "vision_tower", compression)
+        model.pack_image_features = PackImages(owner, compression, attention)
         if self.reads_video:
-            model.get_video_features = VideoFeatures(owner, compression, self.ends_with_newline)
+            model.get_video_features = VideoFeatures(owner, compression, self.ends_with_newline, attention)
 
 
 class CountBlocks:
@@ -64,8 +69,9 @@ class CountBlocks:
         self.side = None if tokens is None else isqrt(tokens)
 
     def __call__(self, orig_height: int, orig_width: int, height: int, width: int) -> int:
-        from transformers.image_processing_utils import select_best_resolution
+        from transformers import image_processing_utils
 
+        select_best_resolution: Any = image_processing_utils.select_best_resolution  # pyright: ignore
         processor = self.processor
         best = select_best_resolution([orig_height, orig_width], processor.image_processor.image_grid_pinpoints)
         rows = self.side or height // processor.patch_size
@@ -110,21 +116,35 @@ class PackImages(Override):
     Where the newlines are is read off what the host itself makes of tokens that are 0 and newlines that are 1.
     """
 
+    def __init__(self, owner: nn.Module, compression: TokenCompression, attention: TowerAttention | None) -> None:
+        super().__init__(owner, "pack_image_features", compression)
+        self.attention = attention
+
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
         pack = self.host
         call = inspect.signature(pack).bind(*args, **kwargs)
         tiles = cast(Sequence[Tensor], call.arguments["image_features"])
+        packed: Any
         packed, lengths = pack(*call.args, **call.kwargs)
         call.arguments["image_features"] = [torch.zeros(*tile.shape[:2], 1) for tile in tiles]
         call.arguments["image_newline"] = torch.ones(1)
+        marked: Any
         marked, _ = pack(*call.args, **call.kwargs)
         joined = isinstance(packed, Tensor)
+        known: list[dict[str, Tensor]] = [{} for _ in tiles]
+        if self.attention is not None:
+            patches: Any = self.attention.patches()[:, :, None]
+            received = patches.split([len(tile) for tile in tiles])
+            call.arguments["image_features"] = received
+            call.arguments["image_newline"] = received[0].new_zeros(1)
+            seen, _ = pack(*call.args, **call.kwargs)
+            known = [{"attention": row[:, 0]} for row in (seen.split(lengths.tolist()) if joined else seen)]
         if joined:
-            packed, marked = packed.split(lengths.tolist()), marked.split(lengths.tolist())
-        out = [
-            self.compression.sequence(tokens, blocks_of(marks[:, 0].bool().tolist(), len(tile), tile.shape[1]))
-            for tokens, marks, tile in zip(packed, marked, tiles, strict=True)
-        ]
+            packed, marked = (cast(Any, x).split(lengths.tolist()) for x in (packed, marked))
+        out: list[Tensor] = []
+        for tokens, marks, tile, context in zip(cast(Sequence[Tensor], packed), marked, tiles, known, strict=True):
+            blocks = blocks_of(marks[:, 0].bool().tolist(), len(tile), tile.shape[1])
+            out.append(self.compression.sequence(tokens, blocks, **context))
         counts = torch.tensor([len(tokens) for tokens in out], device=out[0].device)
         return (torch.cat(out) if joined else out), counts
 
@@ -141,9 +161,12 @@ def blocks_of(newlines: list[bool], tiles: int, tokens: int) -> list[Block]:
 class VideoFeatures(Override):
     """``get_video_features`` of a model, each video compressed as one block."""
 
-    def __init__(self, owner: nn.Module, compression: TokenCompression, newline: bool) -> None:
+    def __init__(
+        self, owner: nn.Module, compression: TokenCompression, newline: bool, attention: TowerAttention | None
+    ) -> None:
         super().__init__(owner, "get_video_features", compression)
         self.newline = newline
+        self.attention = attention
 
     def __call__(self, pixel_values_videos: Tensor, *args: Any, **kwargs: Any) -> Any:
         output = self.host(pixel_values_videos, *args, **kwargs)
@@ -151,6 +174,18 @@ class VideoFeatures(Override):
 
         def compress(videos: Tensor) -> Tensor:
             block = video_block(videos.shape[1] - self.newline, frames, self.newline)
-            return torch.stack([self.compression.block(video, block)[0] for video in videos])
+            known: list[dict[str, Tensor]] = [{} for _ in videos]
+            if self.attention is not None:
+                rows = self.pooled()
+                known = [{"attention": rows[start : start + frames]} for start in range(0, len(rows), frames)]
+            each = zip(videos, known, strict=True)
+            return torch.stack([self.compression.block(video, block, context)[0] for video, context in each])
 
         return replace_features(output, compress)
+
+    def pooled(self) -> Tensor:
+        """The attention received, pooled as the host pools the tokens of frames: ``[frames, h*w]``."""
+        assert self.attention is not None
+        owner: Any = self.owner
+        pool = owner.apply_pooling if hasattr(owner, "apply_pooling") else owner.vision_resampler
+        return pool(self.attention.patches()[:, :, None])[:, :, 0]

@@ -68,8 +68,9 @@ class CountSizes:
         return data
 
     def tokens(self, height: int, width: int) -> int:
-        from transformers.models.pixtral.image_processing_pixtral import get_resize_output_image_size
+        from transformers.models.pixtral import image_processing_pixtral
 
+        get_resize_output_image_size: Any = image_processing_pixtral.get_resize_output_image_size  # pyright: ignore
         patch = self.processor.patch_size * self.processor.spatial_merge_size
         edge = self.processor.image_processor.size["longest_edge"]
         resized = get_resize_output_image_size(torch.empty(3, height, width), (edge, edge), (patch, patch))
@@ -86,7 +87,7 @@ class Features(Override):
         patch = config.vision_config.patch_size * getattr(config, "spatial_merge_size", 1)
 
         def compress(images: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            sizes = torch.as_tensor(image_sizes).tolist()
+            sizes = cast(list[tuple[int, int]], torch.as_tensor(image_sizes).tolist())  # pyright: ignore
             blocks = [Block(grid=(height // patch, width // patch)) for height, width in sizes]
             return tuple(self.compression.block(x, block)[0] for x, block in zip(images, blocks, strict=True))
 

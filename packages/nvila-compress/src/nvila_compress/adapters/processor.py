@@ -63,7 +63,7 @@ class CompressedProcessor:
 def attach_processor(processor: Any, family: Family, compressor: Compressor, tile: tuple[int, int] | None) -> None:
     """Make ``processor`` count what is left. It stays the same object and an instance of its class."""
     processor._counting = Counting(family, compressor, tile)
-    host = type(processor)
+    host = cast(type[Any], type(processor))
     processor.__class__ = type(host.__name__, (CompressedProcessor, host), {"__module__": host.__module__})
 
 
@@ -79,8 +79,8 @@ def is_attached(processor: Any) -> bool:
 
 def host_processor(processor: Any) -> Any:
     """A copy of the host's own class."""
-    host = type(processor).__mro__[2]
-    twin = object.__new__(host)
+    host: Any = type(processor).__mro__[2]
+    twin: Any = object.__new__(host)
     twin.__dict__.update(processor.__dict__)
     del twin.__dict__["_counting"]
     return twin
@@ -93,8 +93,8 @@ def changed(processor: Any) -> Any:
     return twin
 
 
-def _rebuild(host: type, state: dict[str, Any]) -> Any:
-    processor = object.__new__(host)
+def _rebuild(host: Any, state: dict[str, Any]) -> Any:
+    processor: Any = object.__new__(host)
     processor.__dict__.update(state)
     know: Counting = processor.__dict__["_counting"]
     attach_processor(processor, know.family, know.compressor, know.tile)

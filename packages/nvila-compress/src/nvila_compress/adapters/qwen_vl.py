@@ -148,10 +148,11 @@ class Features(Override):
         grids = kwargs.pop(f"{self.kind}_grid_thw") if grids is None else grids
         assert pixels is not None
         assert grids is not None
-        method: Any = type(self.owner).get_image_features if self.split else getattr(type(self.owner), self.name)
+        kind: Any = type(self.owner)
+        method: Any = kind.get_image_features if self.split else getattr(kind, self.name)
         output: Any = method(self.owner, pixels, grids, **kwargs | {"return_dict": True})
         merge: int = cast(Any, self.owner).visual.spatial_merge_size
-        blocks = [grid_block(cast(Grid, tuple(grid)), merge) for grid in grids.tolist()]
+        blocks = [grid_block(cast(Grid, tuple(grid)), merge) for grid in cast(Any, grids).tolist()]
         kept = [self.compression.block(x, block) for x, block in zip(output.pooler_output, blocks, strict=True)]
         output.pooler_output = tuple(tokens for tokens, _ in kept)
         places = [at for _, at in kept]

@@ -36,7 +36,7 @@ class SaveWithDescription:
         host: Any = self.host
         description = describe(self.compressor)  # now: a budget may have been set since
         setattr(host.config, FIELD, description)
-        saved = type(host).save_pretrained(host, save_directory, *args, **kwargs)
+        saved: Any = cast(Any, type(host)).save_pretrained(host, save_directory, *args, **kwargs)
         write_description(save_directory, description)
         return saved
 
@@ -65,7 +65,7 @@ def load_compressed(folder: str | Path, *, processor: Any = None, **kwargs: Any)
     architecture: Any = getattr(transformers, config["architectures"][0])
     model = architecture.from_pretrained(folder, **kwargs)
     if processor is None:
-        processor = transformers.AutoProcessor.from_pretrained(folder)  # pyright: ignore
+        processor = cast(Any, transformers.AutoProcessor).from_pretrained(folder)
     attach(model, processor, from_description(description))
     return model, processor
 
@@ -150,11 +150,11 @@ def find_file(folder: str | Path, name: str, *, needed: bool = True) -> str:
     if path.is_file():
         return str(path)
     if not Path(folder).is_dir():
-        from transformers.utils import cached_file
+        from transformers.utils import hub
 
-        found = cached_file(str(folder), name, _raise_exceptions_for_missing_entries=needed)
+        found = cast(Any, hub).cached_file(str(folder), name, _raise_exceptions_for_missing_entries=needed)
         if found:
-            return cast(str, found)
+            return str(found)
     if needed:
         raise ValueError(f"{folder} has no {name}: pass the folder that save_pretrained wrote")
     return ""

@@ -9,10 +9,11 @@ width]`` (or flat), and go to the placeholders in order. Positioned: one after t
 import re
 from abc import ABC, abstractmethod
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
+from nvila_compress.adapters.attention import watch
 from nvila_compress.adapters.behind import TileHook, TokenCompression, VideoRows
 from nvila_compress.adapters.blocks import Block, in_time, out_length, square
 from nvila_compress.adapters.family import Family, Placing
@@ -124,14 +125,26 @@ class FixedTiles(Placing):
 
     Args:
         tokens: where the processor has their number.
+        tower: the name of the vision tower beside the projector, if its patches are squares of tokens.
         no_video: why a compressor in time cannot be attached.
         reads_video: whether the model has ``get_video_features`` with the frames as rows (Video-LLaVA).
     """
 
-    def __init__(self, tokens: TileCount, *, no_video: str = "has no video", reads_video: bool = False) -> None:
+    def __init__(
+        self,
+        tokens: TileCount,
+        *,
+        tower: str | None = "vision_tower",
+        no_video: str = "has no video",
+        reads_video: bool = False,
+    ) -> None:
         self.tokens = tokens
+        self.tower = tower
         self.no_video = no_video
         self.reads_video = reads_video
+
+    def gives(self, compressor: Compressor) -> set[str]:
+        return {"attention"} if self.tower and not in_time(compressor) else set()
 
     def tile(self, host: nn.Module, processor: Any) -> tuple[int, int] | None:
         return self.tokens.grid(host, processor)
@@ -147,9 +160,10 @@ class FixedTiles(Placing):
               tile: tuple[int, int] | None) -> None:  # fmt: skip
         assert tile is not None
         if in_time(compression.compressor):  # pyright: ignore[reportArgumentType]
-            owner.get_video_features = VideoRows(owner, "get_video_features", compression)  # pyright: ignore[reportAttributeAccessIssue]
+            cast(Any, owner).get_video_features = VideoRows(owner, "get_video_features", compression)
         else:
-            owner.get_submodule(family.projector).register_forward_hook(TileHook(compression, tile))
+            attention = watch(owner, self.tower, compression) if self.tower else None
+            owner.get_submodule(family.projector).register_forward_hook(TileHook(compression, tile, attention))
 
 
 class VideoRuns:
