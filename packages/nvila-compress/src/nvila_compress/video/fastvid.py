@@ -88,8 +88,9 @@ class FastVID(Merge):
     def weigh(self, tokens: Tensor, owners: Tensor, **context: Tensor) -> Tensor:
         own = owners == torch.arange(owners.shape[1], device=owners.device)
         joined = torch.zeros_like(owners).scatter_add(1, owners.clamp_min(0), (~own & (owners >= 0)).long())
-        others = joined.gather(1, owners.clamp_min(0)).clamp_min(1).to(tokens.dtype)
-        return torch.where(own, self.beta, (1 - self.beta) / others)
+        others = joined.gather(1, owners.clamp_min(0)).to(tokens.dtype)
+        weights = torch.where(own, self.beta, (1 - self.beta) / others.clamp_min(1))
+        return torch.where(others > 0, weights, 1.0)
 
 
 def segment_of(frames: Tensor, segments: int, threshold: float) -> Tensor:
