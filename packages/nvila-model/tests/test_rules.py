@@ -9,6 +9,7 @@ from compressed_tensors.quantization import QuantizationConfig
 from nvila_kernels import W4A16, W8A8, Int4Linear, Int8Linear
 from nvila_kernels.formats import IntQuantized, PackQuantized, formats_of
 from nvila_model import NVILA
+from nvila_model.checkpoint import CheckpointError
 from nvila_model.checkpoint.quantized import quantized_layers
 from nvila_model.cli.app import app
 from nvila_model.quantization.blocks import quantize_model
@@ -127,3 +128,44 @@ def test_rules_without_a_layer_are_refused(rules: str, words: list[str], message
     assert code == 2
     assert message in err
     assert not (tmp_path / "new").exists()
+
+
+HALF_RULES = """
+[[rule]]
+layers = "llm.layers.*"
+bits = 4
+accumulate = "float16"
+"""
+
+
+def test_sums_in_float16_reach_the_layers(tmp_path: Path) -> None:
+    """Kept in the checkpoint for float16 activations; the option decides over it, and refuses others."""
+    (tmp_path / "half.toml").write_text(HALF_RULES)
+    half, plain = tmp_path / "half", tmp_path / "plain"
+    assert nvila("quantize", "nano", half, "--policy", tmp_path / "half.toml")[0] == 0
+    assert nvila("quantize", "nano", plain, "--vision", "none")[0] == 0
+
+    def sums(folder: Path, **options: object) -> set[torch.dtype]:
+        layers = quantized_layers(NVILA.from_pretrained(str(folder), **options)).values()
+        return {layer.accumulate for layer in layers if isinstance(layer, Int4Linear)}
+
+    fp16 = torch.float16
+    assert sums(half) == sums(plain) == {torch.float32}, "in float32 on a processor"
+    assert sums(half, dtype=fp16) == {fp16}
+    assert sums(half, dtype=fp16, accumulate="float32") == {torch.float32}
+    assert sums(plain, dtype=fp16, accumulate="float16") == {fp16}
+    NVILA.from_pretrained(str(half), dtype=fp16).save_pretrained(str(tmp_path / "again"))
+    assert sums(tmp_path / "again", dtype=fp16) == {fp16}
+    code, _, err = nvila("ask", "--model", plain, "--accumulate", "float16", "Hello")
+    assert code == 2
+    assert "accumulate 'float16' needs float16 activations, not torch.float32: load with dtype float16" in err
+    with pytest.raises(CheckpointError, match="is of 4-bit layers"):
+        NVILA.from_pretrained("nano", dtype=fp16, accumulate="float16")
+
+
+def test_a_part_has_one_kind_of_sums(tmp_path: Path) -> None:
+    (tmp_path / "two.toml").write_text('[[rule]]\nlayers = "llm.layers.0.*"\nbits = 4\n' + HALF_RULES)
+    code, _, err = nvila("quantize", "nano", tmp_path / "two", "--policy", tmp_path / "two.toml")
+    assert code == 2
+    assert "4-bit layers of the llm part sum in float16 and in float32" in err
+    assert not (tmp_path / "two").exists()

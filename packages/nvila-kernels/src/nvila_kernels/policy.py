@@ -152,6 +152,7 @@ def linear_layers(module: nn.Module) -> dict[str, nn.Linear]:
 
 
 def every_module(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module by its dotted name; one that stands in two places has two names."""
     yield from module.named_modules(remove_duplicate=False)  # pyright: ignore[reportUnknownMemberType]
 
 

@@ -16,7 +16,15 @@ from nvila_kernels.policy import W4A16, QuantPolicy, Scheme, linear_layers, refu
 from nvila_kernels.quantization import INT8_MAX, dequantize_int4, quantize_int8, quantize_int8_static
 from nvila_kernels.report import FloatParameter, LayerReport, QuantReport, float_parameters
 
-__all__ = ["FloatParameter", "LayerReport", "QuantReport", "quantize_", "quantize_linear", "replace_"]
+__all__ = [
+    "FloatParameter",
+    "LayerReport",
+    "QuantReport",
+    "float_parameters",
+    "quantize_",
+    "quantize_linear",
+    "replace_",
+]
 
 
 def quantize_(

@@ -28,6 +28,7 @@ from nvila_model.network.meta import meta_device
 from nvila_model.network.vlm import VLM
 from nvila_model.network.vocabulary import StoredEmbedding, StoredHead
 from nvila_model.parity import Parity
+from nvila_model.quantization.fused_blocks import fuse_
 
 VOCABULARY = ("llm.embed_tokens.weight", "llm.lm_head.weight")
 
@@ -90,6 +91,7 @@ def load(
     if stored_vocabulary:
         used |= store_vocabulary(model, found.tensors, dtype=dtype)
     fill_parameters(model, found.tensors, dtype=dtype, device=device, used=used)
+    fuse_(cast(nn.Module, model.vision))
     if adapter is not None:
         add_adapter(model, locate(adapter, offline=offline, cache_dir=cache_dir, token=token))
     return model.eval()

@@ -12,18 +12,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from nvila_kernels import W4A16, W8A8, QuantPolicy
 from nvila_kernels.calibrate import Fold, fold_block_, walk
 from nvila_kernels.policy import Scheme, linear_layers
-from nvila_kernels.quantize import QuantReport, replace_
+from nvila_kernels.quantize import QuantReport, float_parameters, replace_
 from torch import Tensor, nn
 
 from nvila_model.inputs.model_inputs import ModelInputs
 from nvila_model.network.vision import VisionTower
 from nvila_model.network.vlm import VISION_BATCH, VLM
+from nvila_model.quantization.fused_blocks import fuse_
 
 BLOCKS = {"vision": "vision.blocks", "llm": "llm.layers"}
 """Where the blocks of each part are, by our name of the part, in the order in which an image meets them."""
@@ -136,8 +137,11 @@ def quantize_model(
         forward, batches = shown(model, part, calibration)
         made = quantize_blocks(chain, schemes, folds_of(model, part), forward, batches)
         reports += [report for _, _, report in made if report is not None]
+    fuse_(cast(nn.Module, model.vision))
     return QuantReport(
-        layers=tuple(layer for report in reports for layer in report.layers), kept=tuple(linear_layers(model))
+        layers=tuple(layer for report in reports for layer in report.layers),
+        kept=tuple(linear_layers(model)),
+        floats=float_parameters(model),
     )
 
 
