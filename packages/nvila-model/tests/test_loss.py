@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from nvila_model.network.fusion import IGNORE
+from nvila_model.inputs.labels import IGNORE
 from nvila_model.network.loss import token_losses
 
 WIDTH, VOCABULARY = 6, 50

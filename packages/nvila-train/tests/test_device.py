@@ -19,7 +19,8 @@ from nvila_train.nano.objectives.questions import QuestionTask
 from nvila_train.nano.objectives.scene_reading import WrittenTask
 from nvila_train.nano.random_weights import scaffolding
 from nvila_train.nano.scene_stream import SceneStream
-from nvila_train.recipe import Recipe, RecipeError
+from nvila_train.recipe import Recipe
+from nvila_train.recipe_errors import RecipeError
 from nvila_train.trainee import Trainee, param_groups
 from nvila_train.trainer import distributed
 from nvila_train.trainer.blocks import prepared

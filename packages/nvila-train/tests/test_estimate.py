@@ -13,7 +13,7 @@ from nvila_train.estimate.live_bytes import Live
 from nvila_train.estimate.recipe_step import read
 from nvila_train.estimate.step import Cost, Load, estimate_step, filled, step_loss
 from nvila_train.model_size import description
-from nvila_train.recipe import RecipeError
+from nvila_train.recipe_errors import RecipeError
 from nvila_train.trainer.blocks import prepared
 from nvila_train.tuning import tune
 from nvila_train.tuning.nf4 import is_packed, packed_bytes

@@ -5,7 +5,8 @@ from typing import get_args
 
 import pytest
 from nvila_train.nano_recipes import OBJECTIVES
-from nvila_train.recipe import Objective, Recipe, RecipeError
+from nvila_train.recipe import Objective, Recipe
+from nvila_train.recipe_errors import RecipeError
 
 SOUND = """
 name = "mine"

@@ -13,7 +13,8 @@ from nvila_train.cli.app import app
 from nvila_train.cli.progress import Display, numbers_of
 from nvila_train.curves import curve, ticks
 from nvila_train.dry_run import dry_run
-from nvila_train.recipe import Recipe, RecipeError
+from nvila_train.recipe import Recipe
+from nvila_train.recipe_errors import RecipeError
 from nvila_train.report import ReportError, Shown, write_report
 from nvila_train.trainer.log import records, rewind
 from rich.console import Console

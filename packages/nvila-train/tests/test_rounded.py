@@ -11,7 +11,8 @@ from nvila_train import nano_recipes
 from nvila_train.cli.app import app
 from nvila_train.dry_run import dry_run
 from nvila_train.estimate.recipe_step import read as formats
-from nvila_train.recipe import Recipe, RecipeError
+from nvila_train.recipe import Recipe
+from nvila_train.recipe_errors import RecipeError
 from nvila_train.run import begin, run
 from nvila_train.trainer import rounded as module
 from nvila_train.trainer.average import Average

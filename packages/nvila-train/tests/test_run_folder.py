@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from nvila_train.recipe import RecipeError
+from nvila_train.recipe_errors import RecipeError
 from nvila_train.run_folder import RunFolder, has_learnt
 
 WORKER = Path(__file__).parent / "processes" / "starting.py"

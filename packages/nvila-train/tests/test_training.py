@@ -21,7 +21,8 @@ from nvila_train.nano.patch_heads import (
 )
 from nvila_train.nano.patch_labels import PatchLabels
 from nvila_train.nano.random_weights import new_trainee
-from nvila_train.recipe import Recipe, RecipeError
+from nvila_train.recipe import Recipe
+from nvila_train.recipe_errors import RecipeError
 from nvila_train.run import run, task_of
 from nvila_train.trainee import PARTS, Trainee, param_groups
 from nvila_train.trainer import checkpoint

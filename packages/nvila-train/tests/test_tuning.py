@@ -9,7 +9,8 @@ import pytest
 import torch
 from nvila_model import NVILA, Image
 from nvila_model.checkpoint import CheckpointError
-from nvila_train.recipe import Recipe, RecipeError
+from nvila_train.recipe import Recipe
+from nvila_train.recipe_errors import RecipeError
 from nvila_train.run import run
 from nvila_train.trainee import Trainee, param_groups
 from nvila_train.tuning import TuningError, is_tuned, merge, tune

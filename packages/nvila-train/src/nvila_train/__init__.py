@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from nvila_train.data.conversations import ConversationDataset
     from nvila_train.delta_loss.prune import prune
     from nvila_train.packing import Packed, pack
-    from nvila_train.recipe import Recipe, RecipeError, Stage
+    from nvila_train.recipe import Recipe, Stage
+    from nvila_train.recipe_errors import RecipeError
     from nvila_train.trainee import param_groups
     from nvila_train.trainer.loop import train
     from nvila_train.trainer.precision import Precision
@@ -38,7 +39,7 @@ _MODULES = {
     "Packed": "packing",
     "Precision": "trainer.precision",
     "Recipe": "recipe",
-    "RecipeError": "recipe",
+    "RecipeError": "recipe_errors",
     "Stage": "recipe",
     "pack": "packing",
     "param_groups": "trainee",

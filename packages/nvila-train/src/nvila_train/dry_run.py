@@ -15,7 +15,8 @@ from nvila_tiling import TilePlan
 from torch import Tensor
 
 from nvila_train.nano_recipes import scaffolding
-from nvila_train.recipe import Recipe, RecipeError, Stage
+from nvila_train.recipe import Recipe, Stage
+from nvila_train.recipe_errors import RecipeError
 from nvila_train.run import in_formats
 from nvila_train.trainee import Trainee, param_groups
 from nvila_train.trainer.optim import Optimizers, clipped, rate_factor

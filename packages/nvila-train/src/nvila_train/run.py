@@ -19,7 +19,8 @@ from nvila_model.inputs import Tokenizer
 from nvila_train.conversation_task import ConversationTask
 from nvila_train.data.conversations import ConversationDataset
 from nvila_train.nano_recipes import new_trainee, new_vocabulary, scene_task
-from nvila_train.recipe import Recipe, RecipeError, Stage, check_budget, longest
+from nvila_train.recipe import Recipe, Stage, check_budget, longest
+from nvila_train.recipe_errors import RecipeError
 from nvila_train.trainee import Trainee, learning_parts, param_groups
 from nvila_train.trainer import distributed
 from nvila_train.trainer.checkpoint import finished

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from nvila_train.recipe import Recipe, RecipeError
+from nvila_train.recipe import Recipe
+from nvila_train.recipe_errors import RecipeError
 from nvila_train.trainer import distributed
 
 RECIPE: Final = "recipe.toml"

@@ -10,7 +10,8 @@ import torch
 from nvila_model import ModelInputs
 from nvila_train.conversation_task import ConversationTask
 from nvila_train.data import ConversationDataset, DataError, DataSource, SkipWarning
-from nvila_train.recipe import Recipe, RecipeError, Stage
+from nvila_train.recipe import Recipe, Stage
+from nvila_train.recipe_errors import RecipeError
 from nvila_train.run import task_of
 from nvila_train.trainee import Trainee, param_groups
 from nvila_train.trainer import distributed

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from nvila_model.network.fusion import IGNORE
+from nvila_model.inputs.labels import IGNORE
 
 LOSS_CHUNK = 1024
 """Labels whose scores are held at once: 0.6 GB for a vocabulary of 152,000."""

@@ -16,7 +16,7 @@ def begin(
     """Put a language model and a vision tower together, as the five stages begin with them."""
     from nvila_train.compose import begin_with
     from nvila_train.model_size import description
-    from nvila_train.recipe import RecipeError
+    from nvila_train.recipe_errors import RecipeError
 
     if out.exists():
         raise RecipeError(f"{out} exists: remove it, or choose another --out")

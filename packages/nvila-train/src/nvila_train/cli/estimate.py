@@ -63,7 +63,7 @@ def estimate(
 
 def size(text: str) -> tuple[int, int]:
     """Width and height. Raises: RecipeError."""
-    from nvila_train.recipe import RecipeError
+    from nvila_train.recipe_errors import RecipeError
 
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if not found:
@@ -73,7 +73,7 @@ def size(text: str) -> tuple[int, int]:
 
 def card_bytes(text: str) -> int:
     """Bytes of ``24GB``; as on a card's box, its GB are 2^30 bytes. Raises: RecipeError."""
-    from nvila_train.recipe import RecipeError
+    from nvila_train.recipe_errors import RecipeError
 
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?Gi?B", text, re.IGNORECASE)
     if not found:

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nvila_train.recipe import Recipe, RecipeError
+from nvila_train.recipe import Recipe
+from nvila_train.recipe_errors import RecipeError
 
 Report = Callable[[dict[str, Any]], None]
 

@@ -7,7 +7,8 @@ import torch
 from nvila_model import NVILAConfig, list_models, preset
 
 from nvila_train.model_size import description
-from nvila_train.recipe import Recipe, RecipeError, Tune, recipe_path
+from nvila_train.recipe import Recipe, Tune, recipe_path
+from nvila_train.recipe_errors import RecipeError
 from nvila_train.run import frozen_dtype
 from nvila_train.trainer.blocks import Recompute
 from nvila_train.trainer.precision import WEIGHTS, Precision
