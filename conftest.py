@@ -1,11 +1,14 @@
 """Options and fixtures that every package's tests share."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 ROOT = Path(__file__).parent
+WORKERS = 2
+"""Processes that run the whole house, one on each core of the machine that checks it."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -16,6 +19,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two workers for the whole house; tests that are named on the command line run here, where they start at once."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return min(WORKERS, os.cpu_count() or 1) if whole else 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of a file run on one worker, so that what its fixtures build is built once.
+
+    ``@pytest.mark.xdist_group`` joins tests of several files that must not run beside each other.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT).as_posix()))
 
 
 @pytest.fixture(scope="session")

@@ -38,11 +38,11 @@ PYTHON = [
     for page in PAGES
     for number, (code, run) in enumerate(blocks(page, "python"))
 ]
+ASKING = re.compile(r"uv run (?:--no-dev )?(nvila ask .*?)(?:   #.*)?$", re.MULTILINE)
 ASKED = [
-    line.split("uv run ")[1].split("   #")[0].strip()
-    for code, _ in blocks(ROOT / "README.md", "bash")
-    for line in code.splitlines()
-    if "uv run nvila ask" in line
+    pytest.param(command, id=f"{label(page)}-{number}")
+    for page in PAGES
+    for number, command in enumerate(ASKING.findall("".join(code for code, _ in blocks(page, "bash"))))
 ]
 
 
@@ -65,8 +65,11 @@ def test_asking(command: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_readme_begins_with_a_question() -> None:
-    assert ASKED
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_a_front_page_begins_with_a_question(page: str) -> None:
+    """Its first command installs what answering needs, and none of the tools that this project is made with."""
+    first = blocks(ROOT / page, "bash")[0][0].splitlines()[0]
+    assert first.startswith("pip install uv && uv run --no-dev nvila ask ")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=label)

@@ -6,8 +6,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -296,4 +298,35 @@ def test_terminal_chat_ends_at_end_of_input(tiny: str, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(sys, "stdin", Terminal())
     monkeypatch.setattr("builtins.input", lambda prompt: (_ for _ in ()).throw(EOFError))
-    assert list(chat.typed()) == []
+    assert list(chat.read_lines()) == []
+
+
+def test_ask_and_chat_take_the_fields_of_a_request() -> None:
+    from nvila_model.cli.commands import ask, chat
+    from nvila_model.cli.request import Request
+
+    names = [field.name for field in fields(Request)]
+    assert list(signature(ask.ask).parameters) == ["words", *names, "as_json"]
+    assert list(signature(chat.chat).parameters) == ["words", *names]
+
+
+def test_a_command_sees_its_options_as_one_value() -> None:
+    import typer
+    from nvila_model.cli.request import Request, takes_request
+
+    seen: list[Any] = []
+
+    @takes_request
+    def command(*, request: Request, loud: bool = False) -> None:
+        """Show."""
+        seen.append((request, loud))
+
+    app = typer.Typer()
+    app.command()(command)
+    words = ["--model", "x", "--top-k", "3", "--stop", "a", "--stop", "b", "--max-tiles", "4", "--fps", "2", "--loud"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    request, loud = seen[0]
+    assert (request.model, request.source.name, request.source.max_tiles, loud) == ("x", "x", 4, True)
+    assert (request.video.fps, request.video.frames) == (2.0, None)
+    assert (request.sampling().top_k, request.sampling().stop) == (3, ("a", "b"))
+    assert CliRunner().invoke(app, ["--top-k", "-1"]).exit_code == 2

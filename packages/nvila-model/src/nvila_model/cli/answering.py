@@ -20,7 +20,7 @@ Finish = Literal["stop", "length", "interrupted"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class TimedAnswer:
     """An answer and what it took.
 
     Attributes:
@@ -61,14 +61,14 @@ class Told:
         }
 
 
-def tell(
+def answer(
     model: NVILA,
     messages: Conversation,
     sampling: Sampling,
     *,
     watch: Stopwatch,
     show: Callable[[str], object] | None = None,
-) -> Told:
+) -> TimedAnswer:
     """Answer one conversation. An interruption while it is being written ends the answer there.
 
     Args:
@@ -95,17 +95,17 @@ def tell(
         rest = stream.close()
         if show and rest:
             show(rest)
-    answer = stream.answer
-    return Told(
-        text=answer.text,
-        finish=finish or answer.finish,
-        prompt_tokens=answer.prompt_tokens,
-        new_tokens=len(answer.ids),
+    done = stream.answer
+    return TimedAnswer(
+        text=done.text,
+        finish=finish or done.finish,
+        prompt_tokens=done.prompt_tokens,
+        new_tokens=len(done.ids),
         seconds=watch.seconds,
     )
 
 
-def aloud(piece: str) -> None:
+def print_piece(piece: str) -> None:
     """Show a piece of an answer on standard output at once."""
     sys.stdout.write(piece)
     sys.stdout.flush()

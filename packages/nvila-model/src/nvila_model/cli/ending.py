@@ -25,7 +25,7 @@ class CommandError(ValueError):
 def exit_code(run: Callable[[], Any]) -> int:
     """Run a command; report what stops it, and return the process's exit code."""
     try:
-        with quiet():
+        with own_warnings():
             code = run()
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -38,10 +38,10 @@ def exit_code(run: Callable[[], Any]) -> int:
         if os.environ.get(TRACEBACK):
             raise
         code, message = explain(error)
-        say(message)
+        print_note(message)
         return code
     if code == INTERRUPTED:
-        say("interrupted")
+        print_note("interrupted")
     return code if isinstance(code, int) else 0
 
 
@@ -59,13 +59,13 @@ def explain(error: Exception) -> tuple[int, str]:
     return 1, f"unexpected {type(error).__name__}: {error} (set {TRACEBACK}=1 to see where)"
 
 
-def say(message: str) -> None:
+def print_note(message: str) -> None:
     """One line on standard error."""
     print("nvila:", " ".join(message.split()), file=sys.stderr, flush=True)
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def own_warnings() -> Iterator[None]:
     """Keep libraries' warnings from the terminal; our own are said as one line."""
     if sys.warnoptions:  # the user asked for warnings
         yield
@@ -85,4 +85,4 @@ def show_own_warning(
     line: str | None = None,
 ) -> None:
     if category.__module__.startswith("nvila_"):
-        say(f"warning: {message}")
+        print_note(f"warning: {message}")

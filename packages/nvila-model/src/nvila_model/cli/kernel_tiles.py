@@ -42,7 +42,7 @@ def tune(name: str, as_json: bool) -> None:
             mine[str(problem)] = fastest(problem, attempts(problem, device))
             # Another process may have written meanwhile, and this one may be interrupted.
             write_tiles(tiles_file(), {**read_tiles(tiles_file()), card(device): mine})
-    tell({card(device): mine}, as_json)
+    print_tiles({card(device): mine}, as_json)
 
 
 def layers(name: str) -> list[tuple[Kernel, int, int]]:
@@ -74,7 +74,7 @@ def show_tiles(as_json: bool) -> None:
         raise CommandError("--tiles shows tiles of triton's kernels, and triton is not installed: there is no GPU here")
     from nvila_kernels.triton import tiles_file
 
-    tell(kept_tiles(tiles_file()), as_json, tables=True)
+    print_tiles(kept_tiles(tiles_file()), as_json, tables=True)
 
 
 def kept_tiles(file: Path) -> Cards:
@@ -87,7 +87,7 @@ def kept_tiles(file: Path) -> Cards:
         raise CommandError(str(error)) from None
 
 
-def tell(cards: Cards, as_json: bool, *, tables: bool = False) -> None:
+def print_tiles(cards: Cards, as_json: bool, *, tables: bool = False) -> None:
     """Print entries by card, with the checked-in tables if asked."""
     from nvila_kernels.triton import tiles_file
 

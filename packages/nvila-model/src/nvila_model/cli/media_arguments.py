@@ -31,7 +31,7 @@ class VideoOptions:
     allow_private: bool = False
 
 
-def split(words: Sequence[str]) -> tuple[Sequence[str], str]:
+def split_words(words: Sequence[str]) -> tuple[Sequence[str], str]:
     """The media and the question: the last word is the question, whatever its length; ``-`` reads it.
 
     Raises: CommandError if the question seems to have been left out.
@@ -72,7 +72,7 @@ def names_file(word: str) -> bool:
         return False
 
 
-def gather(words: Sequence[str], options: VideoOptions) -> list[Image | Video]:
+def open_media(words: Sequence[str], options: VideoOptions) -> list[Image | Video]:
     """The media of a command line, opened, so that a bad one is refused before any model is loaded.
 
     Args:
@@ -82,10 +82,10 @@ def gather(words: Sequence[str], options: VideoOptions) -> list[Image | Video]:
     """
     if list(words).count(STANDARD_INPUT) > 1:
         raise CommandError("standard input can be read once: give - once, and other media as files")
-    return [medium for word in words for medium in find(word, options)]
+    return [medium for word in words for medium in open_word(word, options)]
 
 
-def find(word: str, options: VideoOptions) -> list[Image | Video]:
+def open_word(word: str, options: VideoOptions) -> list[Image | Video]:
     if word == STANDARD_INPUT:
         return [from_bytes(sys.stdin.buffer.read(), "standard input", options)]
     if is_address(word):
@@ -104,19 +104,19 @@ def find(word: str, options: VideoOptions) -> list[Image | Video]:
 
 def from_path(path: Path, options: VideoOptions) -> Image | Video:
     if is_folder(path):
-        return opened(video(path, options))
+        return checked(video(path, options))
     name = source_name(path, kind="image")
     with open_file(path, kind="video") as file, as_media_error(f"cannot read {name}"):
         kind = kind_of(file.read(HEAD))
     if is_film(kind, Video(path), name):
-        return opened(video(path, options))
+        return checked(video(path, options))
     data, _ = read_source(path, kind="image")
-    return opened(video(path, options)) if is_animated(data, name) else Image(open_image(data, name))
+    return checked(video(path, options)) if is_animated(data, name) else Image(open_image(data, name))
 
 
 def from_bytes(data: bytes, name: str, options: VideoOptions, *, hide_content: bool = False) -> Image | Video:
     if is_film(kind_of(data[:HEAD]), Video(data), name) or is_animated(data, name):
-        return opened(video(data, options))
+        return checked(video(data, options))
     return Image(open_image(data, name, hide_content=hide_content))
 
 
@@ -136,7 +136,7 @@ def is_film(kind: Kind, video: Video, name: str) -> bool:
     except MediaError:
         pass
     try:
-        opened(video)
+        checked(video)
     except MediaError:
         return guessed == "video"
     return True
@@ -152,7 +152,7 @@ def video(source: Path | bytes, options: VideoOptions) -> Video:
     return Video(source, num_frames=options.frames, fps=options.fps, allow_truncated=options.allow_truncated)
 
 
-def opened(video: Video) -> Video:
+def checked(video: Video) -> Video:
     """The same video, after its first frame was decoded to see that it can be."""
     next(iter(Video(video.source, allow_truncated=video.allow_truncated).sample(num_frames=1)))
     return video

@@ -22,17 +22,18 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str, doing: str | None = None) -> Iterator[None]:
-        """Time a stage; on a terminal, show what is being done (if told) once it takes more than a second."""
+        """Time a stage; on a terminal, show what is being done (if said) once it takes more than a second."""
         started = time.perf_counter()
         try:
-            with shown(doing):
+            with spinner(doing):
                 yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
 @contextmanager
-def shown(doing: str | None) -> Iterator[None]:
+def spinner(doing: str | None) -> Iterator[None]:
+    """Show what is being done on a terminal, if it is said and takes longer than ``PATIENCE``."""
     console = Console(stderr=True)
     if doing is None or not console.is_terminal:
         yield

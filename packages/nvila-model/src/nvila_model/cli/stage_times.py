@@ -96,14 +96,14 @@ def measure(model: NVILA, medium: Image | Video, watch: Stopwatch) -> Seen:
         started = time.perf_counter()
         with timed(cast(nn.Module, model.vision), watch, "vision tower"):
             images, videos = model.encode_images(inputs.images), model.encode_video(inputs.videos)
-            settle(model)
+            wait(model)
         spent = time.perf_counter() - started
         watch.seconds["compress and project"] = spent - watch.seconds["vision tower"]
         text = [model.llm.embed_tokens(ids.to(model.device)) for ids in inputs.input_ids]
         fused = fuse(inputs, text, images, videos, side="left")
         with watch.stage("prefill", "reading the prompt"):
             model.llm.logits(model.hidden(fused)[:, -1])
-            settle(model)
+            wait(model)
     if inputs.videos:
         plan, tokens = inputs.videos[0].plan, model.video_tokens(inputs.videos[0])
     else:
@@ -157,7 +157,7 @@ def timed(module: nn.Module, watch: Stopwatch, name: str) -> Iterator[None]:
         started = time.perf_counter()
 
     def after(module: nn.Module, arguments: Any, result: torch.Tensor) -> None:
-        settle_device(result.device)
+        wait_for_device(result.device)
         watch.seconds[name] += time.perf_counter() - started
 
     hooks = (module.register_forward_pre_hook(before), module.register_forward_hook(after))
@@ -173,14 +173,14 @@ def warm(model: NVILA) -> None:
     side = model.tiler.plan(1, 1).tile
     model.features(torch.zeros(1, 3, side, side))
     model.llm(torch.zeros(1, 1, model.llm.embed_tokens.embedding_dim, dtype=model.llm.dtype, device=model.device))
-    settle(model)
+    wait(model)
 
 
-def settle(model: NVILA) -> None:
+def wait(model: NVILA) -> None:
     """Wait until the model's device has done what it was given."""
-    settle_device(model.device)
+    wait_for_device(model.device)
 
 
-def settle_device(device: torch.device) -> None:
+def wait_for_device(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

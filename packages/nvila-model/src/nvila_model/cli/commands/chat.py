@@ -12,8 +12,9 @@ import typer
 
 from nvila_model.cli import options
 from nvila_model.cli.commands.ask import NANO
-from nvila_model.cli.ending import CommandError, explain, say
+from nvila_model.cli.ending import CommandError, explain, print_note
 from nvila_model.cli.progress import Stopwatch
+from nvila_model.cli.request import Request, takes_request
 
 if TYPE_CHECKING:
     from nvila_model.cli.media_arguments import VideoOptions
@@ -23,79 +24,51 @@ if TYPE_CHECKING:
 HELP = "/image FILE, /video FILE: add media to the next question; /reset: forget all; /quit: leave"
 
 
+@takes_request
 def chat(
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="[MEDIA]...", help="Images and videos of the first question.", show_default=False),
     ] = None,
-    model: options.Model = None,
-    adapter: options.Adapter = None,
-    revision: options.Revision = None,
-    offline: options.Offline = False,
-    token: options.Token = None,
-    device: options.Device = "cpu",
-    dtype: options.DtypeOption = None,
-    threads: options.Threads = None,
-    accumulate: options.Accumulate = None,
-    max_new_tokens: options.MaxNewTokens = None,
-    temperature: options.Temperature = 0.0,
-    top_p: options.TopP = 1.0,
-    top_k: options.TopK = 0,
-    repetition_penalty: options.RepetitionPenalty = 1.0,
-    seed: options.Seed = None,
-    stop: options.Stop = None,
-    frames: options.Frames = None,
-    fps: options.Fps = None,
-    allow_truncated: options.AllowTruncated = False,
-    allow_private: options.AllowPrivate = False,
-    limit: options.LimitWords = None,
-    max_tiles: options.MaxTiles = None,
+    *,
+    request: Request,
 ) -> None:
     """Talk about images and videos, one question a line, from a terminal or a pipe.
 
     /image FILE and /video FILE add media to the next question, /reset forgets everything, /quit ends. On a pipe,
     answers go to standard output one after the other; a bad line is reported and makes the exit code 2.
     """
-    options.apply_limits(limit)
-    source = options.Source(
-        model=model, revision=revision, offline=offline, token=token,
-        device=device, dtype=dtype, threads=threads, max_tiles=max_tiles, adapter=adapter,
-        accumulate=accumulate,
-    )  # fmt: skip
+    options.apply_limits(request.limit)
     watch = Stopwatch()
     with watch.stage("read", "opening the media"):
-        from nvila_model.cli.media_arguments import VideoOptions, gather
+        from nvila_model.cli.media_arguments import open_media
 
-        video = VideoOptions(frames=frames, fps=fps, allow_truncated=allow_truncated, allow_private=allow_private)
         refuse_standard_input(words or [])
-        media = gather(words or [], video)
+        media = open_media(words or [], request.video)
     with watch.stage("load", "starting torch"):
-        drawing = options.sampling(
-            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
-            repetition_penalty=repetition_penalty, seed=seed, stop=tuple(stop or ()),
-        )  # fmt: skip
-    loaded = source.open(watch)
-    if model is None:
-        say(NANO)
-    talk = Talk(model=loaded, sampling=drawing, video=video, pending=list(media))
+        sampling = request.sampling()
+    model = request.source.open(watch)
+    if request.model is None:
+        print_note(NANO)
+    session = ChatSession(model=model, sampling=sampling, video=request.video, pending=list(media))
     failed = False
-    for line in typed():
+    for line in read_lines():
         if line == "/quit":
             break
         try:
-            talk.take(line)
+            session.handle(line)
         except Exception as error:
             code, message = explain(error)
             if code != 2:
                 raise
             failed = True
-            say(message)
+            print_note(message)
     if failed and not sys.stdin.isatty():
         raise typer.Exit(2)
 
 
 @dataclass(kw_only=True)
-class Talk:
+class ChatSession:
     """A conversation in progress.
 
     Attributes:
@@ -109,10 +82,10 @@ class Talk:
     messages: list[dict[str, Any]] = field(default_factory=list)
     pending: list[Any] = field(default_factory=list)
 
-    def take(self, line: str) -> None:
+    def handle(self, line: str) -> None:
         """One line: a command or a question. Raises: CommandError, MediaError, BudgetError; nothing is kept then."""
         if not line.startswith("/"):
-            self.question(line)
+            self.ask(line)
             return
         command, _, rest = line.partition(" ")
         match command:
@@ -122,29 +95,29 @@ class Talk:
                 self.messages.clear()
                 self.pending.clear()
             case "/help":
-                say(HELP)
+                print_note(HELP)
             case _:
                 raise CommandError(f"{line!r} is not a command ({HELP})")
 
     def add(self, word: str) -> None:
-        from nvila_model.cli.media_arguments import gather
+        from nvila_model.cli.media_arguments import open_media
 
         refuse_standard_input([word])
-        self.pending += gather([word], self.video)
+        self.pending += open_media([word], self.video)
 
-    def question(self, text: str) -> None:
+    def ask(self, text: str) -> None:
         """Ask, show the answer, and remember both."""
-        from nvila_model.cli.answering import aloud, tell
+        from nvila_model.cli.answering import answer, print_piece
 
         turn = {"role": "user", "content": [*self.pending, text]}
-        told = tell(self.model, [*self.messages, turn], self.sampling, watch=Stopwatch(), show=aloud)
+        answered = answer(self.model, [*self.messages, turn], self.sampling, watch=Stopwatch(), show=print_piece)
         typer.echo()
-        say(told.summary)
-        self.messages += [turn, {"role": "assistant", "content": told.text}]
+        print_note(answered.summary)
+        self.messages += [turn, {"role": "assistant", "content": answered.text}]
         self.pending = []
 
 
-def typed() -> Iterator[str]:
+def read_lines() -> Iterator[str]:
     """Lines from the user that are not blank; with a prompt and line editing on a terminal."""
     from nvila_model.cli.media_arguments import typed_text
 
@@ -153,8 +126,8 @@ def typed() -> Iterator[str]:
     if sys.stdin.isatty():
         import readline  # noqa: F401 - makes input() editable
 
-        say(HELP)
-        lines = iter(prompted, None)
+        print_note(HELP)
+        lines = iter(read_prompted, None)
     else:
         lines = iter(sys.stdin)
     for line in map(typed_text, lines):
@@ -162,7 +135,7 @@ def typed() -> Iterator[str]:
             yield line.strip()
 
 
-def prompted() -> str | None:
+def read_prompted() -> str | None:
     try:
         return input("> ")
     except EOFError:

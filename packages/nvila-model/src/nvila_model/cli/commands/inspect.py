@@ -12,7 +12,7 @@ from rich.table import Table
 
 from nvila_model.cli import options
 from nvila_model.cli.commands.ask import NANO
-from nvila_model.cli.ending import CommandError, say
+from nvila_model.cli.ending import CommandError, print_note
 from nvila_model.cli.progress import Stopwatch
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def inspect(
     watch = Stopwatch()
     from nvila_model.cli.media_arguments import VideoOptions
 
-    report, sketch = look(
+    report, sketch = inspect_medium(
         word,
         source,
         VideoOptions(frames=frames, fps=fps, allow_truncated=allow_truncated, allow_private=allow_private),
@@ -66,15 +66,17 @@ def inspect(
     else:
         show(report)
     if model is None:
-        say(NANO.replace("answered by", "seen by"))
+        print_note(NANO.replace("answered by", "seen by"))
 
 
-def look(word: str, source: options.Source, video: VideoOptions, watch: Stopwatch) -> tuple[dict[str, Any], Any]:
+def inspect_medium(
+    word: str, source: options.Source, video: VideoOptions, watch: Stopwatch
+) -> tuple[dict[str, Any], Any]:
     """Everything about one medium, and a function that draws it to a file."""
-    from nvila_model.cli.media_arguments import gather
+    from nvila_model.cli.media_arguments import open_media
 
     with watch.stage("decode", "decoding"):
-        media = gather([word], video)
+        media = open_media([word], video)
     if len(media) != 1:
         raise CommandError(f"{word} matches {len(media)} files: give one")
     from nvila_model.cli.stage_times import measure, plan_only
