@@ -127,7 +127,7 @@ def test_address(tiny: str, picture: Path) -> None:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         address = f"http://127.0.0.1:{server.server_port}/{picture.name}"
-        told = answered(address, "What?", "--model", tiny)
+        told = answered(address, "What?", "--allow-private", "--model", tiny)
         missing = nvila("ask", address + "x", "What?", "--model", tiny)
         server.shutdown()
         thread.join()
