@@ -47,7 +47,7 @@ def precision_of(value: Any) -> Any:
 
 
 class Tune(Strict):
-    """``[tune]``: what learns of the model that the recipe begins with; see ``nvila_train.tuning.prepare``.
+    """``[tune]``: what learns of the model that the recipe begins with; see ``nvila_train.tuning``.
 
     Attributes:
         vision, llm, projector: the way each learns.
@@ -67,7 +67,7 @@ class Stage(Strict):
 
     Attributes:
         name: of the stage's folder and in the log.
-        objective: what is learnt; see ``nvila_train.objectives``.
+        objective: what is learnt; see ``nvila_train.nano_recipes``.
         rates: peak learning rate of each part that is trained; all others are frozen.
         muon: peak learning rate of a part's matrices, where Muon trains them; AdamW otherwise.
         steps: optimizer steps.

@@ -99,11 +99,13 @@ def param_groups(
     groups: list[Mapping[str, Any]] = []
     for name, (rate, muon_rate) in with_compressor(trainee, rates, muon).items():
         part = trainee.part(name)
-        learning = [parameter for parameter in part.parameters() if id(parameter) in able]
+        learning = [parameter for parameter in parameters_of(trainee, name) if id(parameter) in able]
         for parameter in learning:
             parameter.requires_grad_(True)
         if not learning and name in rates:
             raise ValueError(f"part {name!r} has a rate, but nothing in it learns: see [tune], or leave the rate out")
+        if not learning:
+            continue
         matrices = [matrix for matrix in _matrices(part) if matrix.requires_grad] if muon_rate is not None else []
         known = {id(matrix) for matrix in matrices}
         rest = [parameter for parameter in learning if id(parameter) not in known]
@@ -113,6 +115,12 @@ def param_groups(
     return groups
 
 
+def parameters_of(trainee: Trainee, name: str) -> list[nn.Parameter]:
+    """The parameters of one of ``PARTS``; a compressor that computes without weights need not be a module."""
+    part: Any = trainee.part(name)
+    return list(part.parameters()) if isinstance(part, nn.Module) else []
+
+
 def with_compressor(
     trainee: Trainee, rates: Mapping[str, float], muon: Mapping[str, float]
 ) -> dict[str, tuple[float, float | None]]:
@@ -120,7 +128,7 @@ def with_compressor(
     found: dict[str, tuple[float, float | None]] = {}
     for name in PARTS:
         source = name
-        if name == "compressor" and name not in rates and any(True for _ in trainee.part(name).parameters()):
+        if name == "compressor" and name not in rates and parameters_of(trainee, name):
             source = "projector"
         if source in rates:
             found[name] = rates[source], muon.get(source)

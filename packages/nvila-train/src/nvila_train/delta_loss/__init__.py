@@ -28,20 +28,21 @@ common at their beginnings goes through the language model once, and so do sampl
 a row where they fit, so that hardly any position is padding. One long row of all samples, as in training, has no
 padding at all, but scores each sample against every other in it only to mask the result.
 
-    records   the rows of a source
-    storage   which rows they are, and how some are written: lines, tables, tars
-    prepare   conversations to model inputs, for both models at once, in windows of bounded memory
-    distinct  tiles that are not the same as an earlier one
-    beginnings  samples that share what they begin with
-    rows      which of them go through the language model together
-    answers   log-probabilities of answers under one model
+    choices   what may be chosen, and the error of all that cannot be used
     score     both models over a stream of conversations: ``delta_loss``
-    shards    a whole source, in shards that are resumed and spread over processes
-    scores    the table of scores, in Parquet
+    score_records  a whole source, in shards that are resumed and spread over processes
+    score_table    the table of scores, in Parquet
     prune     which rows stay: ``prune``
     subset    those rows, written in the form of their source
     cluster   pictures in groups, for the cluster baseline
-    histogram, page   what to look at before a subset is trusted
+    forward/  samples through both models
+        windows   conversations to model inputs, for both models at once, in windows of bounded memory
+        distinct_tiles     tiles that are not the same as an earlier one
+        families  samples that share what they begin with
+        batches   which of them go through the language model together
+        log_probabilities  of answers under one model
+    storage/  which rows there are, and how some are written: lines, tables, CSV, tars
+    page/     what to look at before a subset is trusted
 
 Source: NVILA, section 2.2 and Table 3.
 """

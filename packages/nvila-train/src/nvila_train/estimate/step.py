@@ -1,7 +1,7 @@
 """What a training step takes, before it is run: bytes by part, and operations.
 
 A whole step, forward and backward, runs on fake tensors: they have shapes and lifetimes but no memory, so a model
-of 15 billion parameters is tried on a laptop. What is alive is counted as it comes and goes (see ``live``), with
+of 15 billion parameters is tried on a laptop. What is alive is counted as it comes and goes (see ``live_bytes``), with
 recomputation, FP8 and adapters as they really run. Counted are tensors; what allocators, libraries and a CUDA
 context take comes on top.
 

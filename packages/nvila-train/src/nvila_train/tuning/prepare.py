@@ -67,7 +67,7 @@ def tune(
     if llm == "qlora":
         pack_linears(model.llm.layers)
     learning = [*_whole("vision", vision), *_whole("llm", llm), *_whole("projector", projector)]
-    if projector == "full" and any(True for _ in model.compressor.parameters()):
+    if projector == "full" and any(name.startswith("compressor.") for name, _ in model.named_parameters()):
         learning.append("compressor")
     tower = cast(nn.Module, model.vision)
     if vision == "layernorm":

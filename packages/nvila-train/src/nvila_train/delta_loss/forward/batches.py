@@ -1,6 +1,6 @@
 """Which sequences go through the language model together.
 
-A sequence is a sample, or several that begin alike (``beginnings``). Sequences are taken by length, the longest first.
+A sequence is a sample, or several that begin alike (``families``). Sequences are taken by length, the longest first.
 A batch is a grid of rows as long as its first sequence; one goes behind others in the first row that has room for it,
 and begins a row of its own otherwise. Sequences of like length so stand one a row, with next to no padding and plain
 causal attention; short ones share rows.
