@@ -16,10 +16,10 @@ def processor(cpuinfo: Path = CPUINFO) -> str:
     """The processor's name, as far as the system tells; clouds give one name to several generations."""
     if cpuinfo.is_file():
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-        told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-        if "model name" in told:
-            generation = [told[key] for key in ("cpu family", "model") if key in told]
-            return " ".join([told["model name"], *(["/".join(generation)] if generation else [])])
+        fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        if "model name" in fields:
+            generation = [fields[key] for key in ("cpu family", "model") if key in fields]
+            return " ".join([fields["model name"], *(["/".join(generation)] if generation else [])])
     return platform.processor() or platform.machine()
 
 

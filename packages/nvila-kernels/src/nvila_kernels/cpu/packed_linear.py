@@ -68,7 +68,7 @@ class PackedWeight:
 
 
 def pack(codes: Codes, choice: KernelChoice, arena: Arena | None = None) -> PackedWeight:
-    """Pack one weight for the kernel that was chosen; weights of one arena lie together."""
+    """Pack one weight for the kernel that was chosen; weights of one arena lie next to each other."""
     run = candidates(bits_of(codes))[choice.kernel].pack(codes, arena or Arena())
     outputs, inputs = codes.codes.shape
     return PackedWeight(run, choice, in_features=inputs, out_features=outputs)

@@ -1,8 +1,8 @@
 """How torch's threads wait for work, where other libraries' threads work on the same cores.
 
-Threads of OpenMP that spin for milliseconds, as they do unless told otherwise, take cores from the graphs that run
-next; threads that sleep at once make every small operation wait until they wake. A tenth of a millisecond is longer
-than the way from one operation to the next, and too short to be missed elsewhere.
+Threads of OpenMP that spin for milliseconds, as they do unless set otherwise, take cores from the compiled programs
+that run next; threads that sleep at once make every small operation wait until they wake. A tenth of a millisecond is
+longer than the way from one operation to the next, and too short to be missed elsewhere.
 """
 
 from collections.abc import MutableMapping

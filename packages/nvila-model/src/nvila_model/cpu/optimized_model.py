@@ -51,7 +51,7 @@ def optimize(
     """Give every quantized layer of a model to the fastest kernel, in place; it only answers from then on.
 
     Training it, saving it, pickling it or moving it elsewhere is refused. The output head of a language model in 4 bits
-    is screened: a token reads all of it, and in floats it takes as long as half of the 4-bit layers. So the scores of
+    is screened: a token reads all of it, and in float32 it takes as long as half of the 4-bit layers. So the scores of
     all tokens are those of a copy in 4 bits, those of the best again by the head itself.
 
     Args:

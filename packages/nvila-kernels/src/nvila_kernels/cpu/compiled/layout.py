@@ -20,11 +20,11 @@ from nvila_kernels.quantization import Int4Codes
 OUTPUTS = 64
 """Outputs of a block."""
 OCTET = 8
-"""Inputs whose codes lie together."""
+"""Inputs whose codes lie next to each other."""
 SMALLEST = 4 * OCTET
 """Groups are so many inputs, or a multiple of that."""
 TAIL = 3 * OUTPUTS
-"""Bytes behind the codes of a group: scales of 16 bits, zero points of 8."""
+"""Bytes after the codes of a group: scales of 16 bits, zero points of 8."""
 SOME = 2**22
 """Codes that are packed at a time."""
 LARGEST = 2.0**14

@@ -114,7 +114,7 @@ def multiplier(instructions: Instructions):
 
 
 def product_function(instructions: Instructions):
-    """Rows of floats times one weight, for all threads of a team: they round activations together, then each takes its
+    """Rows of floats times one weight, for all threads of a team: each rounds some of the activations, then takes its
     blocks. ``Product`` says what it reads.
     """
     multiply = multiplier(instructions)

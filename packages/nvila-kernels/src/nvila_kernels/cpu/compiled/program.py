@@ -12,7 +12,6 @@ import ctypes
 import logging
 import platform
 from collections.abc import Callable, Sequence
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -67,9 +66,8 @@ RESULT, ERROR = ctypes.addressof(_nowhere), ctypes.addressof(_nowhere) + 8
 nothing = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None)
 
 
-@cache
 def target_machine() -> binding.TargetMachine:
-    """Code for this processor."""
+    """Code for this processor. Each program has one of its own, which it ends with."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     if binding.address_of_symbol("NRT_MemInfo_call_dtor") is None:  # numba is not here

@@ -101,9 +101,9 @@ class Tile:
                 octet = self.times(step.index, some)
                 at = builder.add(lines, self.times(builder.add(self.times(octet, OUTPUTS), first), 4))
                 self.add(sums, some, at, builder.add(read, self.times(octet, OCTET)), inputs)
-            behind = builder.add(lines, self.times(octets, 4 * OUTPUTS))
+            tail = builder.add(lines, self.times(octets, 4 * OUTPUTS))
             for vector in self.vectors:
-                scale, zero = self.scale_and_zero(behind, first, vector)
+                scale, zero = self.scale_and_zero(tail, first, vector)
                 for row in self.rows:
                     a = builder.add(builder.add(scales, self.times(scale_step, row)), self.times(group.index, 8))
                     total = self.scaled(builder.load(sums[row][vector]), scale, zero, a)

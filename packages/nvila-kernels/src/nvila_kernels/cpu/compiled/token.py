@@ -2,7 +2,7 @@
 
 Between two products of a token stand some dozen small operations. Called one by one, each costs more than it computes:
 the weights have just pushed everything else out of the processor's cache. Here all threads run all of it, what is small
-twice rather than waiting for each other, and meet at five barriers a block.
+twice rather than waiting for each other, and wait at five barriers a block.
 """
 
 # pyright: basic, reportCallIssue=false, reportPrivateImportUsage=false, reportAttributeAccessIssue=false, reportArgumentType=false
