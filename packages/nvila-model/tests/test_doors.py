@@ -187,15 +187,13 @@ def test_another_process_answers_alike(make_model: Callable[..., NVILA]) -> None
         assert pool.apply(model.generate, (QUESTION, Sampling(max_new_tokens=6))).ids == answer(model)
 
 
-@pytest.mark.parametrize(
-    "change", [NVILA.train, NVILA.half, lambda model: model.to("meta"), copy.deepcopy, pickle.dumps]
-)
+@pytest.mark.parametrize("change", [NVILA.train, NVILA.half, lambda model: model.to("meta"), pickle.dumps])
 def test_an_optimized_model_only_answers(stored: Path, change: Callable) -> None:
     model = NVILA.from_pretrained(stored)
-    with pytest.raises(ValueError, match=r"an optimized model only answers and cannot .*: load it with optimize=False"):
+    with pytest.raises(ValueError, match="optimize=False"):
         change(model)
-    assert model.eval().to("cpu").to(torch.float32) is model
-    assert len(answer(model)) > 0
+    assert model.eval().to("cpu") is model
+    assert answer(copy.deepcopy(model)) == answer(model)
 
 
 def test_options_by_keyword(make_model: Callable[..., NVILA]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
+import torch
 from torch import Tensor
 
 from nvila_model.checkpoint.assembly import assemble
@@ -148,27 +149,13 @@ class NVILA(VLM):
         """
         return Chat(self, sampling_of(sampling, options), messages)
 
-    # An optimized model only answers
-
-    def train(self, mode: bool = True) -> Self:
-        """As every module; an optimized model cannot be trained."""
-        if mode:
-            self.refuse("be trained")
-        return super().train(mode)
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As every module; an optimized model refuses before a part of it has moved."""
         if self.optimized:
-            weight = next(self.parameters()).detach()[:1]
-            moved = fn(weight.clone())
-            if (moved.dtype, moved.device) != (weight.dtype, weight.device):
-                self.refuse("move or take another dtype")
+            moved = fn(torch.empty(0))
+            if (moved.dtype, moved.device.type) != (torch.float32, "cpu"):
+                raise ValueError(
+                    f"an optimized model computes in float32 on the CPU and cannot be moved to {moved.dtype} on "
+                    f"{moved.device}: load it with optimize=False"
+                )
         return super()._apply(fn, recurse)
-
-    def __getstate__(self) -> dict[str, Any]:
-        self.refuse("be copied or pickled")
-        return self.__dict__.copy()
-
-    def refuse(self, what: str) -> None:
-        """Raises: ValueError if the model is optimized."""
-        if self.optimized:
-            raise ValueError(f"an optimized model only answers and cannot {what}: load it with optimize=False")
