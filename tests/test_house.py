@@ -49,14 +49,13 @@ MOST_MODULES = 14
 
 LONGEST_MODULE = 350
 
-INNER_KERNELS = [f"nvila_kernels.{name}" for name in ("pack", "policy", "quantization", "quantize", "triton.")]
 MENDING = {
     "circle": {},
     "inner": {
         "tiling": {},
         "compress": {},
         "kernels": {},
-        "model": dict.fromkeys(INNER_KERNELS, "kernels"),
+        "model": {},
         "train": {},
     },
     "docs": {},
