@@ -37,7 +37,7 @@ ROWS = (
         since="4.52",
     ),
     Family(
-        model_type="aya_vision", placing=FixedTiles(Runs("img_patch_token", aya_side)), layer="linear_1", since="4.50"
+        model_type="aya_vision", placing=FixedTiles(Runs("img_patch_token", aya_side)), layer="linear_1", since="5.10"
     ),
     Family(
         model_type="llama4",
@@ -49,11 +49,11 @@ ROWS = (
     Family(model_type="llava_next", placing=BaseAndMap(video=False)),
     Family(model_type="llava_onevision", placing=BaseAndMap(video=True, ends_with_newline=True)),
     Family(model_type="llava_next_video", placing=BaseAndMap(video=True)),
-    Family(model_type="llava/pixtral", placing=RowsWithBreaks()),
-    Family(model_type="mistral3", placing=RowsWithBreaks(), since="4.50"),
-    Family(model_type="qwen2_vl", placing=PackedGrids(), projector="visual"),
-    Family(model_type="qwen2_5_vl", placing=PackedGrids(), projector="visual"),
-    Family(model_type="qwen3_vl", placing=PackedGrids(split_frames=True), projector="visual", since="4.57"),
+    Family(model_type="llava/pixtral", placing=RowsWithBreaks(), since="5.15"),
+    Family(model_type="mistral3", placing=RowsWithBreaks(), since="5.15"),
+    Family(model_type="qwen2_vl", placing=PackedGrids(), projector="visual", since="5.10"),
+    Family(model_type="qwen2_5_vl", placing=PackedGrids(), projector="visual", since="5.10"),
+    Family(model_type="qwen3_vl", placing=PackedGrids(split_frames=True), projector="visual", since="5.10"),
 )
 
 
