@@ -70,7 +70,7 @@ def tokenizer(special: list[str], **named: str) -> Any:
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=core, unk_token="<unk>", pad_token="<pad>", bos_token="<bos>", eos_token="</s>",
-        extra_special_tokens=named, padding_side="left",
+        extra_special_tokens=named, padding_side="left", model_input_names=["input_ids", "attention_mask"],
     )  # fmt: skip
     fast.add_special_tokens({"additional_special_tokens": special})
     return fast

@@ -6,12 +6,12 @@ before a model is loaded: the models and processors that come in are enough.
 """
 
 from nvila_compress.adapters import hosts as _hosts
-from nvila_compress.adapters.attach import Attached, attach, detach
+from nvila_compress.adapters.attach import Attached, attach, detach, load_compressed
 from nvila_compress.adapters.behind import TokenCompression
 from nvila_compress.adapters.blocks import Block, out_length
 from nvila_compress.adapters.family import Family, Placing, register_family, supported_models
 from nvila_compress.adapters.linear import CompressedLinear, widen
-from nvila_compress.adapters.saving import load_compressed
+from nvila_compress.adapters.tiles import CountAttribute, FixedTiles
 from nvila_compress.merge.tower import patch_tower
 
 _hosts.register()
@@ -20,7 +20,9 @@ __all__ = [
     "Attached",
     "Block",
     "CompressedLinear",
+    "CountAttribute",
     "Family",
+    "FixedTiles",
     "Placing",
     "TokenCompression",
     "attach",

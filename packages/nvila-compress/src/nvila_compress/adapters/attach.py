@@ -1,19 +1,28 @@
-"""``attach`` and ``detach``: a compressor into a host, and out again."""
+"""``attach`` and ``detach``: a compressor into a host, and out again; ``load_compressed``: a host saved with one."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor, nn
 
-from nvila_compress.adapters.attention import TowerAttention
 from nvila_compress.adapters.behind import NAME, TokenCompression
 from nvila_compress.adapters.blocks import Block, out_length
 from nvila_compress.adapters.family import Family, check_compressor, find_family, find_owner
 from nvila_compress.adapters.linear import CompressedLinear
 from nvila_compress.adapters.processor import attach_processor, detach_processor, is_attached
-from nvila_compress.adapters.saving import FIELD, SaveWithDescription, is_saved_with, load_weights
+from nvila_compress.adapters.saving import (
+    FIELD,
+    SaveWithDescription,
+    WrittenConfig,
+    find_file,
+    is_saved_with,
+    load_weights,
+)
+from nvila_compress.adapters.tower_attention import TowerAttention
 from nvila_compress.contract import Compressor
-from nvila_compress.registry import build, describe
+from nvila_compress.registry import build, describe, from_description
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +124,33 @@ def detach(model: nn.Module, processor: Any) -> None:
     del host.__dict__["save_pretrained"]
     delattr(host.config, FIELD)
     detach_processor(processor)
+
+
+def load_compressed(folder: str | Path, *, processor: Any = None, **kwargs: Any) -> tuple[Any, Any]:
+    """Load a host that was saved with a compressor.
+
+    Args:
+        folder: where ``save_pretrained`` of model and processor wrote, or its name on the hub.
+        processor: if it was saved elsewhere.
+        kwargs: for the host's ``from_pretrained`` (``dtype``, ``device_map``).
+
+    Returns: the model and its processor, with the compressor attached.
+    Raises: ValueError for a folder without a compressor's description, one that lacks its weights, and for a host that
+        the installed transformers does not have.
+    """
+    import transformers
+
+    config = json.loads(Path(find_file(folder, "config.json")).read_text())
+    find_family(WrittenConfig(config))
+    description = config.get(FIELD)
+    if description is None:
+        raise ValueError(f"{folder} has no {FIELD} in its config.json: load it with from_pretrained, then attach one")
+    architecture: Any = getattr(transformers, config["architectures"][0])
+    model = architecture.from_pretrained(folder, **kwargs)
+    if processor is None:
+        processor = cast(Any, transformers.AutoProcessor).from_pretrained(folder)
+    attach(model, processor, from_description(description))
+    return model, processor
 
 
 def host_of(model: Any, processor: Any) -> Any:

@@ -78,7 +78,7 @@ class Family:
         projector: the name of the module that maps the tower's tokens to the language model, a child of the module
             that owns ``get_image_features``.
         layer: the first linear layer in it, if it reads one token each of fixed square tiles: folds go in front.
-        since: the first version of transformers that has the host.
+        since: the first version of transformers that has the host, with a processor whose tokens can be recounted.
     """
 
     model_type: str

@@ -40,8 +40,6 @@ class PackedGrids(Placing):
         self.no_video = "writes the time of each frame between its tokens"
 
     def tile(self, host: nn.Module, processor: Any) -> tuple[int, int] | None:
-        if not hasattr(processor, "replace_image_token"):
-            raise ValueError(f"{type(processor).__name__} needs transformers>=5.10 to have its tokens recounted")
         return None
 
     def count(self, processor: Any, compressor: Compressor, tile: tuple[int, int] | None) -> None:

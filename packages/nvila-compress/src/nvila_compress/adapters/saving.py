@@ -15,11 +15,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from nvila_compress.adapters.family import find_family
 from nvila_compress.adapters.linear import CompressedLinear
 from nvila_compress.adapters.processor import write_description
 from nvila_compress.contract import Compressor
-from nvila_compress.registry import describe, from_description
+from nvila_compress.registry import describe
 
 FIELD = "nvila_compressor"
 """What ``config.json`` calls the description."""
@@ -41,42 +40,13 @@ class SaveWithDescription:
         return saved
 
 
-def load_compressed(folder: str | Path, *, processor: Any = None, **kwargs: Any) -> tuple[Any, Any]:
-    """Load a host that was saved with a compressor.
-
-    Args:
-        folder: where ``save_pretrained`` of model and processor wrote, or its name on the hub.
-        processor: if it was saved elsewhere.
-        kwargs: for the host's ``from_pretrained`` (``dtype``, ``device_map``).
-
-    Returns: the model and its processor, with the compressor attached.
-    Raises: ValueError for a folder without a compressor's description, one that lacks its weights, and for a host that
-        the installed transformers does not have.
-    """
-    import transformers
-
-    from nvila_compress.adapters.attach import attach
-
-    config = json.loads(Path(find_file(folder, "config.json")).read_text())
-    find_family(_Config(config))
-    description = config.get(FIELD)
-    if description is None:
-        raise ValueError(f"{folder} has no {FIELD} in its config.json: load it with from_pretrained, then attach one")
-    architecture: Any = getattr(transformers, config["architectures"][0])
-    model = architecture.from_pretrained(folder, **kwargs)
-    if processor is None:
-        processor = cast(Any, transformers.AutoProcessor).from_pretrained(folder)
-    attach(model, processor, from_description(description))
-    return model, processor
-
-
-class _Config:
+class WrittenConfig:
     """A configuration as written, for a host that the installed version may not know."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.model_type = values.get("model_type")
         tower = values.get("vision_config")
-        self.vision_config = _Config(cast(dict[str, Any], tower)) if isinstance(tower, dict) else None
+        self.vision_config = WrittenConfig(cast(dict[str, Any], tower)) if isinstance(tower, dict) else None
 
 
 def is_saved_with(config: Any, compressor: Compressor) -> bool:

@@ -13,10 +13,10 @@ from typing import Any, cast
 
 from torch import nn
 
-from nvila_compress.adapters.attention import watch
 from nvila_compress.adapters.behind import TileHook, TokenCompression, VideoRows
 from nvila_compress.adapters.blocks import Block, in_time, out_length, square
 from nvila_compress.adapters.family import Family, Placing
+from nvila_compress.adapters.tower_attention import watch
 from nvila_compress.contract import Compressor
 
 
@@ -34,7 +34,7 @@ class TileCount(ABC):
         ...
 
 
-class Attribute(TileCount):
+class CountAttribute(TileCount):
     """One attribute of the processor (``image_seq_len``)."""
 
     def __init__(self, name: str) -> None:
