@@ -128,7 +128,7 @@ def test_address(tiny: str, picture: Path) -> None:
         thread.start()
         address = f"http://127.0.0.1:{server.server_port}/{picture.name}"
         told = answered(address, "What?", "--allow-private", "--model", tiny)
-        missing = nvila("ask", address + "x", "What?", "--model", tiny)
+        missing = nvila("ask", address + "x", "What?", "--allow-private", "--model", tiny)
         server.shutdown()
         thread.join()
     assert told["answer"] == answered(picture, "What?", "--model", tiny)["answer"]
