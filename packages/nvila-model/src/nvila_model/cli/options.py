@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -208,12 +209,13 @@ def available(name: str) -> torch.device:
     return device
 
 
-def apply_limits(words: list[str] | None) -> None:
-    """Set limits on media for the rest of this command. Raises: LimitError."""
-    if words:
-        from nvila_model.inputs.limits import Limits, current_limits, set_limits
+def media_limits(words: list[str] | None) -> AbstractContextManager[object]:
+    """Limits on media while a command runs. Raises: LimitError."""
+    if not words:
+        return nullcontext()
+    from nvila_model.inputs.limits import Limits, current_limits, use_limits
 
-        set_limits(Limits.from_words(words, base=current_limits()))
+    return use_limits(Limits.from_words(words, base=current_limits()))
 
 
 def sampling(**options: Any) -> Sampling:

@@ -83,7 +83,8 @@ def takes_request(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(**given: Any) -> None:
         request = Request(**{name: given.pop(name) for name in names})
-        command(request=request, **given)
+        with options.media_limits(request.limit):
+            command(request=request, **given)
 
     run.__dict__["__signature__"] = written.replace(parameters=parameters)
     return run

@@ -33,7 +33,6 @@ def ask(
 
     The answer goes to standard output as it grows, tokens and timings to standard error.
     """
-    options.apply_limits(request.limit)
     watch = Stopwatch()
     with watch.stage("read", "opening the media"):
         from nvila_model.cli.media_arguments import open_media, split_words

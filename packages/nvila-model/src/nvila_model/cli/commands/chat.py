@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nvila_model.cli import options
 from nvila_model.cli.commands.ask import NANO
 from nvila_model.cli.ending import CommandError, explain, print_note
 from nvila_model.cli.progress import Stopwatch
@@ -38,7 +37,6 @@ def chat(
     /image FILE and /video FILE add media to the next question, /reset forgets everything, /quit ends. On a pipe,
     answers go to standard output one after the other; a bad line is reported and makes the exit code 2.
     """
-    options.apply_limits(request.limit)
     watch = Stopwatch()
     with watch.stage("read", "opening the media"):
         from nvila_model.cli.media_arguments import open_media

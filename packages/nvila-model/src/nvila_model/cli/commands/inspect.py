@@ -45,7 +45,6 @@ def inspect(
     """
     if picture is not None and not picture.parent.is_dir():
         raise CommandError(f"{picture} cannot be written: there is no folder {picture.parent}")
-    options.apply_limits(limit)
     source = options.Source(
         model=model, revision=revision, offline=offline, token=token,
         device=device, dtype=dtype, threads=threads, max_tiles=max_tiles,
@@ -53,12 +52,9 @@ def inspect(
     watch = Stopwatch()
     from nvila_model.cli.media_arguments import VideoOptions
 
-    report, sketch = inspect_medium(
-        word,
-        source,
-        VideoOptions(frames=frames, fps=fps, allow_truncated=allow_truncated, allow_private=allow_private),
-        watch,
-    )
+    video = VideoOptions(frames=frames, fps=fps, allow_truncated=allow_truncated, allow_private=allow_private)
+    with options.media_limits(limit):
+        report, sketch = inspect_medium(word, source, video, watch)
     if picture is not None:
         sketch(picture)
     if as_json:
