@@ -3,8 +3,11 @@
 import nvila_tiling
 
 PUBLIC = {
-    "DynamicS2", "DynamicTiles", "Grid", "GridError", "ImageError", "SingleTile", "TilePlan", "TiledImage", "Tiler",
-    "TilingError", "draw_plan", "image_to_tile", "merge_grid", "merge_scales", "split_grid", "tile_many",
+    "DynamicS2", "DynamicTiles", "Grid", "GridError", "ImageError", "SingleTile", "TilePlan", "TiledBatch",
+    "TiledImage", "Tiler",
+    "TilingError",
+    "TilingProcessor", "draw_plan",
+    "features_of", "image_to_tile", "merge_grid", "merge_scales", "split_grid", "tile_many",
     "tile_to_image",
 }  # fmt: skip
 

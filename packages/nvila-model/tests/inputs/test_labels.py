@@ -1,6 +1,5 @@
 """Labels cover the answers exactly by default, and slip where the reference's do under parity."""
 
-import unicodedata
 from pathlib import Path
 
 import pytest
@@ -35,15 +34,9 @@ def test_what_is_learnt_is_every_answer_and_its_end(tokenizer: Tokenizer, texts:
     assert labelled.text == tokenizer.template.render(
         [{**m, "content": (m["content"] or "").strip()} for m in messages]
     )
-    assert tokenizer.decode(labelled.input_ids) == unicodedata.normalize("NFC", labelled.text)
-    if "<|im_start|>" not in "".join(texts):
-        assert list(labelled.input_ids) == tokenizer.encode(labelled.text)
-    begun = tokenizer.token_to_id("<|im_start|>")
-    assert labelled.input_ids.count(begun) == len(texts) + 1  # the template's own: the system's turn and one for each
+    assert list(labelled.input_ids) == tokenizer.encode(labelled.text)
     learnt = [token for token in labelled.labels if token != IGNORE]
-    expected = [
-        [*tokenizer.encode_marked(tokenizer.as_text(answer.strip())), tokenizer.eos_id] for answer in texts[1::2]
-    ]
+    expected = [[*tokenizer.encode(answer.strip()), tokenizer.eos_id] for answer in texts[1::2]]
     assert learnt == [token for answer in expected for token in answer]
     assert all(label in (IGNORE, token) for token, label in zip(labelled.input_ids, labelled.labels, strict=True))
 
@@ -91,3 +84,16 @@ def test_a_message_without_content_is_passed_over(tokenizer: Tokenizer) -> None:
 def test_a_template_that_rewrites_answers_is_refused(shouting: Tokenizer) -> None:
     with pytest.raises(TemplateError, match="rewrites answers"):
         label_answers(shouting, conversation("hello", "it"))
+
+
+def test_typed_control_tokens_are_learnt_as_text(tokenizer: Tokenizer) -> None:
+    typed = "x<|im_end|>\n<|im_start|>user"
+    marked = tokenizer.as_text(typed)
+    labelled = label_answers(tokenizer, conversation(marked, marked))
+    plain = label_answers(tokenizer, conversation("x", "x"))
+    for token in (tokenizer.eos_id, tokenizer.token_to_id("<|im_start|>")):
+        assert labelled.input_ids.count(token) == plain.input_ids.count(token)
+        assert labelled.labels.count(token) == plain.labels.count(token)
+    assert typed in labelled.text
+    assert typed in tokenizer.decode([token for token in labelled.labels if token != IGNORE])
+    assert match_greedily(tokenizer, conversation(marked, marked)).input_ids == labelled.input_ids

@@ -6,9 +6,11 @@ from .dynamic import DynamicTiles
 from .dynamic_s2 import DynamicS2
 from .errors import GridError, ImageError, TilingError
 from .grid import Grid, TilePlan
+from .image_processor import TiledBatch, TilingProcessor
 from .merge import merge_grid, merge_scales, split_grid
 from .single import SingleTile
 from .tiler import TiledImage, Tiler, tile_many
+from .towers import features_of
 
 __all__ = [
     "DynamicS2",
@@ -18,10 +20,13 @@ __all__ = [
     "ImageError",
     "SingleTile",
     "TilePlan",
+    "TiledBatch",
     "TiledImage",
     "Tiler",
     "TilingError",
+    "TilingProcessor",
     "draw_plan",
+    "features_of",
     "image_to_tile",
     "merge_grid",
     "merge_scales",

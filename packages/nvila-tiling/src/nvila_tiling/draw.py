@@ -5,7 +5,9 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from .decode import AnyImage, to_pillow
 from .errors import GridError
 from .grid import Grid, TilePlan
-from .pixels import GREY
+
+GREY = 127
+"""The square around an image that was padded."""
 
 COLOURS = ("#e6194b", "#0072e5", "#2ca02c", "#f08c00", "#9c27b0", "#00a6a6")
 """One a scale, from the smallest; told apart on light and dark pictures."""

@@ -13,10 +13,11 @@ Why not only the largest scale and a thumbnail, as DynamicTiles does? The thumbn
 tower never sees a whole object that a tile's edge cuts in two.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from .choice import closest_grid
+from .colours import HALVES, Colours, colours_of
 from .decode import AnyImage
 from .errors import TilingError
 from .grid import Grid, TilePlan
@@ -36,6 +37,8 @@ class DynamicS2:
         resampler: ``torch`` (fast) or ``pillow`` (the reference's bits).
         exif: turn images upright as their EXIF orientation says; the reference does not.
         output_scale: index of the scale whose size the merged map takes; -1 is the largest.
+        mean: of red, green and blue, from 0 to 1, that the tower was trained with (SigLIP's by default).
+        std: their deviations.
 
     Raises: TilingError for settings that leave no plan; when called, ImageError for an image that cannot be read.
     Source: NVILA, section 2.1.1 and Table 1; upstream's ``dynamic_s2_preprocess``.
@@ -46,6 +49,8 @@ class DynamicS2:
     resampler: Resampler = "torch"
     exif: bool = True
     output_scale: int = -1
+    mean: tuple[float, float, float] = HALVES.mean
+    std: tuple[float, float, float] = HALVES.std
 
     def __post_init__(self) -> None:
         if len(self.scales) < 2 or self.scales[0] < 1 or any(a >= b for a, b in pairwise(self.scales)):
@@ -62,6 +67,7 @@ class DynamicS2:
                 f"output_scale {self.output_scale} names none of {len(self.scales)} scales: use -1 for the largest"
             )
         check_resampler(self.resampler)
+        Colours(self.mean, self.std)
 
     @property
     def tile(self) -> int:
@@ -81,10 +87,31 @@ class DynamicS2:
 
     def single(self) -> SingleTile:
         """The tiler of an image that this model does not tile: one tile whose features stand for every scale."""
-        return SingleTile(tile=self.tile, resampler=self.resampler, exif=self.exif, repeat=len(self.scales))
+        return SingleTile(
+            tile=self.tile,
+            resampler=self.resampler,
+            exif=self.exif,
+            repeat=len(self.scales),
+            mean=self.mean,
+            std=self.std,
+        )
+
+    def for_processor(self, processor: object) -> "DynamicS2":
+        """The same tiler for the tower that an image processor belongs to, with its mean and deviation.
+
+        Args:
+            processor: of transformers, open-clip's preprocessing, or timm's data config; see ``colours_of``.
+
+        Raises: TilingError if it names none.
+        """
+        colours = colours_of(processor)
+        return replace(self, mean=colours.mean, std=colours.std)
 
     def __call__(self, image: AnyImage) -> TiledImage:
         """Make the tiles: ``[n, 3, tile, tile]``, scale by scale from the smallest, each row by row."""
         source = open_source(image, resampler=self.resampler, exif=self.exif)
         plan = self.plan(*source.size)
-        return TiledImage(tiles=cut_tiles(source, plan.levels, plan.tile), plan=plan)
+        colours = Colours(self.mean, self.std)
+        return TiledImage(
+            tiles=cut_tiles(source, plan.levels, plan.tile, colours), plan=plan, mean=self.mean, std=self.std
+        )

@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from .colours import HALVES, Colours
 from .decode import AnyImage, Pixels, to_array, to_pillow
 from .errors import TilingError
 from .grid import Grid
 
 Resampler: TypeAlias = Literal["torch", "pillow"]
-
-GREY = 127
-"""What upstream pads with: the processor's mean of 0.5 as ``int(0.5 * 255)``."""
 
 BAND_BYTES = 2**24
 """How much of a padded image ``resize_padded`` holds at a time."""
@@ -100,7 +98,7 @@ def check_resampler(resampler: str) -> None:
         raise TilingError(f"{resampler!r} is not a resampler: use 'torch' (fast) or 'pillow' (the reference's bits)")
 
 
-def cut_tiles(source: Source, grids: tuple[Grid, ...], tile: int) -> Tensor:
+def cut_tiles(source: Source, grids: tuple[Grid, ...], tile: int, colours: Colours = HALVES) -> Tensor:
     """The tiles of all grids in order, the image resized to each grid from the original.
 
     Shapes: -> float32 ``[n, 3, tile, tile]``, normalised, channels last in memory.
@@ -112,18 +110,24 @@ def cut_tiles(source: Source, grids: tuple[Grid, ...], tile: int) -> Tensor:
         cut = rearrange(resized, "(rows h) (cols w) c -> rows cols h w c", h=tile, w=tile)
         out = rearrange(tiles[done : done + grid.count], "(rows cols) h w c -> rows cols h w c", cols=grid.cols)
         for index in np.ndindex(grid.rows, grid.cols):
-            normalise(cut[index][..., :3], out=out[index])
+            normalise(cut[index][..., :3], out=out[index], colours=colours)
         done += grid.count
     return planes(tiles)
 
 
-def normalise(values: NDArray[np.uint8], *, out: NDArray[np.float32]) -> None:
-    """``(value / 255 - 0.5) / 0.5`` of uint8 into float32, both ``[h, w, 3]``.
+def normalise(values: NDArray[np.uint8], *, out: NDArray[np.float32], colours: Colours = HALVES) -> None:
+    """``(value / 255 - mean) / std`` of uint8 into float32, both ``[h, w, 3]``.
 
-    ``value / 127.5 - 1`` rounds to the same bits for all 256 values, since halving and doubling are exact.
+    With both a half, ``value / 127.5 - 1`` rounds to the same bits for all 256 values, since halving and doubling are
+    exact. With others, ``value / (255 * std) - mean / std``: within one rounding of what processors compute.
     """
-    np.divide(values, np.float32(127.5), out=out)
-    np.subtract(out, np.float32(1), out=out)
+    if colours == HALVES:
+        np.divide(values, np.float32(127.5), out=out)
+        np.subtract(out, np.float32(1), out=out)
+        return
+    mean, std = (np.asarray(value, dtype=np.float64) for value in (colours.mean, colours.std))
+    np.divide(values, (255 * std).astype(np.float32), out=out)
+    np.subtract(out, (mean / std).astype(np.float32), out=out)
 
 
 def planes(tiles: NDArray[np.float32]) -> Tensor:
@@ -135,8 +139,8 @@ def planes(tiles: NDArray[np.float32]) -> Tensor:
     return rearrange(torch.as_tensor(tiles), "n h w c -> n c h w")
 
 
-def resize_padded(image: Image.Image, tile: int, resampler: Resampler) -> Pixels:
-    """Centre an RGB image on a grey square and resize that to one tile, without ever holding the square.
+def resize_padded(image: Image.Image, tile: int, resampler: Resampler, colours: Colours = HALVES) -> Pixels:
+    """Centre an RGB image on a square of the mean colour and resize that to one tile, without ever holding the square.
 
     Rows are resampled before columns, each on its own, so bands of padded rows can be narrowed one after the other and
     rows that are all padding stay grey: the same bits as from the whole square, which for a 20,000 x 1 picture would
@@ -146,12 +150,13 @@ def resize_padded(image: Image.Image, tile: int, resampler: Resampler) -> Pixels
     Source: upstream's ``expand2square``.
     """
     side = max(image.size)
+    grey = (int(colours.mean[0] * 255), int(colours.mean[1] * 255), int(colours.mean[2] * 255))
     left, top = (side - image.width) // 2, (side - image.height) // 2
-    narrow = Image.new("RGB", (tile, side), (GREY, GREY, GREY))
+    narrow = Image.new("RGB", (tile, side), grey)
     band_rows = max(1, BAND_BYTES // (4 * side))
     for row in range(0, image.height, band_rows):
         rows = min(band_rows, image.height - row)
-        band = Image.new("RGB", (side, rows), (GREY, GREY, GREY))
+        band = Image.new("RGB", (side, rows), grey)
         band.paste(image.crop((0, row, image.width, row + rows)), (left, 0))
         resized = open_source(band, resampler=resampler, exif=False).resize(tile, rows)
         narrow.paste(Image.fromarray(np.ascontiguousarray(resized[:, :, :3])), (0, top + row))

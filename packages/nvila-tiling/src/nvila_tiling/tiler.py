@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from .colours import HALVES
 from .decode import AnyImage
 from .errors import TilingError
 from .grid import TilePlan
@@ -17,13 +18,17 @@ class TiledImage:
     """An image cut into tiles.
 
     Attributes:
-        tiles: float32 ``[n, 3, tile, tile]`` on the CPU, RGB, ``(value / 255 - 0.5) / 0.5``, in the plan's order;
-            channels last in memory.
+        tiles: float32 ``[n, 3, tile, tile]`` on the CPU, RGB, ``(value / 255 - mean) / std``, in the plan's
+            order; channels last in memory.
         plan: how they lie; ``plan.tiles == n``.
+        mean: of red, green and blue, that the values were made with.
+        std: their deviations.
     """
 
     tiles: Tensor
     plan: TilePlan
+    mean: tuple[float, float, float] = HALVES.mean
+    std: tuple[float, float, float] = HALVES.std
 
 
 class Tiler(Protocol):

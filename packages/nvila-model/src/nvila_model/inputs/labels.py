@@ -16,11 +16,9 @@ from dataclasses import dataclass
 from nvila_model.inputs.template import TemplateError
 from nvila_model.inputs.tokenizer import (
     ANSWER_MARK,
-    MEDIA_TOKENS,
     SENTINEL_TOKEN,
     TEXT_MARK,
     Tokenizer,
-    clean_text,
 )
 
 #: The label of a token that is not learnt.
@@ -48,11 +46,12 @@ def label_answers(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str | No
     """Learn every token of every answer and the end-of-turn token after it, nothing else.
 
     Args:
-        messages: ``{"role", "content"}`` with content as text, media tokens in place.
+        messages: ``{"role", "content"}`` with content as text, media tokens in place, and special tokens of somebody's
+            own marked (``Tokenizer.as_text``); those that are not become real ones.
 
     Raises: TemplateError if the template rewrites answers, so that they cannot be found in its text.
     """
-    messages = _stripped(tokenizer, messages)
+    messages = _stripped(messages)
     answers = [message["content"] for message in messages if message["role"] == "assistant"]
     text = tokenizer.template.render(messages)
     between = tokenizer.template.render(_with_answers(messages, ANSWER_MARK)).split(ANSWER_MARK)
@@ -80,7 +79,7 @@ def match_greedily(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str | N
 
     Source: golden ``cases/*/labels.json``.
     """
-    messages = _stripped(tokenizer, messages)
+    messages = _stripped(messages)
     text = tokenizer.template.render(messages)
     input_ids = tokenizer.encode_marked(text)
     marked = tokenizer.encode_marked(tokenizer.template.render(_with_answers(messages, SENTINEL_TOKEN)))
@@ -115,10 +114,10 @@ def _match(input_ids: Sequence[int], template: Sequence[int]) -> tuple[list[int]
     return labels, matched
 
 
-def _stripped(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str | None]]) -> list[TextMessage]:
-    """The messages that say something, each without blanks around it and its special tokens as text."""
+def _stripped(messages: Sequence[Mapping[str, str | None]]) -> list[TextMessage]:
+    """The messages that say something, each without blanks around it, as templates get them."""
     return [
-        {"role": message["role"] or "", "content": _as_text(tokenizer, content.strip())}
+        {"role": message["role"] or "", "content": content.strip()}
         for message in messages
         if (content := message["content"]) is not None
     ]
@@ -132,8 +131,3 @@ def _with_answers(messages: Sequence[TextMessage], answer: str) -> list[TextMess
 
 def _interleave(between: Sequence[str], answers: Sequence[str]) -> str:
     return "".join(piece + answer for piece, answer in zip(between, [*answers, ""], strict=True))
-
-
-def _as_text(tokenizer: Tokenizer, text: str) -> str:
-    whole = TEXT_MARK.join(clean_text(piece) for piece in text.split(TEXT_MARK))  # a caller may have marked it
-    return tokenizer.as_text(whole, keep=MEDIA_TOKENS)

@@ -6,7 +6,6 @@ time (``sample``), so that a long video never lies in memory unpacked; ``load`` 
 not decode is named, never dropped in silence, and never counted. What a source may cost stands in ``Limits``.
 """
 
-import math
 import re
 import sys
 import warnings
@@ -291,14 +290,16 @@ def _check_choice(num_frames: Any, fps: Any) -> None:
         if num_frames < 1:
             raise MediaError(f"num_frames is {num_frames}: a video needs at least 1 frame")
         if num_frames > limits.frames:
-            raise MediaError(f"num_frames is {num_frames}, more than {limits.frames} (Limits.frames): take fewer")
+            raise MediaError(
+                f"num_frames is {shown(num_frames, 40)}, more than {limits.frames} (Limits.frames): take fewer"
+            )
     if fps is not None:
-        if isinstance(fps, bool) or not isinstance(fps, (int, float, np.integer, np.floating)) or math.isnan(fps):
+        if isinstance(fps, bool) or not isinstance(fps, (int, float, np.integer, np.floating)) or fps != fps:
             raise MediaError(f"fps is {shown(repr(fps), 40)}: pass a number")
         if fps < 0:
             raise MediaError(f"fps is {fps}: pass a rate above 0, or 0 to spread num_frames over the video")
         if fps > limits.fps:
-            raise MediaError(f"fps is {fps}, more than {limits.fps:g} (Limits.fps): pass a lower rate")
+            raise MediaError(f"fps is {shown(fps, 40)}, more than {limits.fps:g} (Limits.fps): pass a lower rate")
 
 
 def _is_tensor(source: object) -> bool:

@@ -132,7 +132,9 @@ class Processor:
             case None, DynamicS2() as tiler:
                 return tiler.single()
             case None, DynamicTiles() as tiler:
-                return SingleTile(tile=tiler.tile, resampler=tiler.resampler, exif=tiler.exif)
+                return SingleTile(
+                    tile=tiler.tile, resampler=tiler.resampler, exif=tiler.exif, mean=tiler.mean, std=tiler.std
+                )
             case None, tiler:
                 return tiler
             case untiled, _:

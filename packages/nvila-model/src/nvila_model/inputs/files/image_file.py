@@ -171,11 +171,17 @@ def _without_notes(data: bytes) -> bytes:
 
 
 def _holds_previews(image: PILImage.Image, data: bytes) -> bool:
-    """Whether the pictures that a JPEG lists after its first lie within the file."""
+    """Whether the pictures that a JPEG lists after its first lie within the file.
+
+    Some writers, Pillow among them, list sizes that are too large; then the file must end where a picture does.
+    """
     try:
         entries = image.mpinfo[0xB002]  # pyright: ignore[reportAttributeAccessIssue] - of MpoImageFile
         start = data.index(b"MPF\0") + 4  # offsets count from there
-        return all(entry["DataOffset"] + start + entry["Size"] <= len(data) for entry in entries[1:])
+        places = [(start + entry["DataOffset"], entry["Size"]) for entry in entries[1:]]
+        begun = all(data[place : place + 2] == b"\xff\xd8" for place, _ in places)
+        fit = all(place + size <= len(data) for place, size in places)
+        return begun and (fit or data.rstrip(b"\0").endswith(b"\xff\xd9"))
     except Exception:
         return False
 
