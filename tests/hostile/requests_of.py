@@ -108,7 +108,8 @@ def data_uris(seed: int, count: int) -> Iterator[Case]:
     yield Case(name="no padding", call=partial(see, "data:;base64," + body.rstrip("=")), right="opens")
     secret = "QUJD" * 5000
     for bad in ("data:", "data:,", "data:;base64", "data:;base64,", "data:;base64,!" + secret, "data:,%zz",
-                "data:;base64,A", "data:image/png;base64," + secret, "data:text/plain,hello", "data:;base64,\u00e9"):  # fmt: skip
+                "data:;base64,A", "data:image/png;base64," + secret, "data:text/plain,hello",
+                "data:;base64,\u00e9"):  # fmt: skip
         yield Case(name=bad[:30], call=partial(keeps_secret, Image, bad, secret[:40]), right="refused")
         yield Case(name=f"video {bad[:30]}", call=partial(keeps_secret, Video, bad, secret[:40]), right="refused")
 

@@ -1,6 +1,7 @@
 """Files like those of public bug reports (shared/cases), each with what is right for it."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -47,4 +48,4 @@ def test_pictures_of_clips_that_say_the_same() -> None:
     assert np.array_equal(pixels("h264_b.avi", 100), pixels("raw.h264", 100))
     assert pixels("pal8.avi", 3)[1].std() > 5  # in colour also after a seek
     moving = pixels("a.webp", 6)
-    assert all(not np.array_equal(one, other) for one, other in zip(moving, moving[1:], strict=False))
+    assert all(not np.array_equal(one, other) for one, other in pairwise(moving))
