@@ -15,7 +15,7 @@ import av
 import av.filter
 import numpy as np
 from case import Case
-from nvila_model.cli.media_arguments import VideoOptions, gather
+from nvila_model.cli.media_arguments import VideoOptions, open_media
 from nvila_model.inputs.media import Video
 from pictures import drawn, encoded
 from PIL import Image as PILImage
@@ -124,7 +124,7 @@ def moved(data: bytes, first: bytes) -> bytes:
 
 
 def is_video(path: Path) -> None:
-    (medium,) = gather([str(path)], VideoOptions())
+    (medium,) = open_media([str(path)], VideoOptions())
     assert isinstance(medium, Video), medium
     assert len(medium.load(num_frames=4).frames) == 4
 
