@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextvars import copy_context
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -18,7 +19,8 @@ class Commands(TyperGroup):
 
     def main(self, *args: Any, **options: Any) -> Any:
         options["standalone_mode"] = False
-        sys.exit(exit_code(lambda: super(Commands, self).main(*args, **options)))
+        context = copy_context()  # limits that a command sets end with it
+        sys.exit(exit_code(lambda: context.run(super(Commands, self).main, *args, **options)))
 
 
 app = typer.Typer(
