@@ -133,7 +133,7 @@ def test_gradient_checkpointing(name: str) -> None:
 
 @pytest.mark.parametrize("compressor", ["stc-2x2", "uniform-25%"])
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "llava" else pytest.mark.slow) for name in NAMES]
+    "name", [pytest.param(name, marks=() if name == "idefics3" else pytest.mark.slow) for name in NAMES]
 )
 def test_compiles_where_the_host_does(name: str, compressor: str) -> None:
     case = tiny_hosts.make(name)
