@@ -2,14 +2,14 @@
 
 from .coords import image_to_tile, tile_to_image
 from .draw import draw_plan
-from .dynamic import DynamicTiles
-from .dynamic_s2 import DynamicS2
 from .errors import GridError, ImageError, TilingError
 from .grid import Grid, TilePlan
 from .image_processor import TiledBatch, TilingProcessor
 from .merge import merge_grid, merge_scales, split_grid
-from .single import SingleTile
 from .tiler import TiledImage, Tiler, tile_many
+from .tilers.dynamic import DynamicTiles
+from .tilers.dynamic_s2 import DynamicS2
+from .tilers.single import SingleTile
 from .towers import features_of
 
 __all__ = [

@@ -9,11 +9,11 @@ from PIL import Image
 from torch import Tensor
 
 from .decode import AnyImage
-from .dynamic import DynamicTiles
-from .dynamic_s2 import DynamicS2
 from .errors import TilingError
 from .grid import TilePlan
-from .single import SingleTile
+from .tilers.dynamic import DynamicTiles
+from .tilers.dynamic_s2 import DynamicS2
+from .tilers.single import SingleTile
 
 
 class TiledBatch(dict[str, Tensor]):

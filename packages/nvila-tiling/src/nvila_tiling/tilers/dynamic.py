@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, replace
 
+from ..colours import HALVES, Colours, colours_of
+from ..decode import AnyImage
+from ..errors import TilingError
+from ..grid import TilePlan
+from ..pixels import Resampler, check_resampler, cut_tiles, open_source
+from ..tiler import TiledImage
 from .choice import closest_grid
-from .colours import HALVES, Colours, colours_of
-from .decode import AnyImage
-from .errors import TilingError
-from .grid import TilePlan
-from .pixels import Resampler, check_resampler, cut_tiles, open_source
-from .tiler import TiledImage
 
 
 @dataclass(frozen=True, kw_only=True)

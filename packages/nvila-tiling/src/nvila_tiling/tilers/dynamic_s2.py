@@ -16,14 +16,14 @@ tower never sees a whole object that a tile's edge cuts in two.
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from ..colours import HALVES, Colours, colours_of
+from ..decode import AnyImage
+from ..errors import TilingError
+from ..grid import Grid, TilePlan
+from ..pixels import Resampler, check_resampler, cut_tiles, open_source
+from ..tiler import TiledImage
 from .choice import closest_grid
-from .colours import HALVES, Colours, colours_of
-from .decode import AnyImage
-from .errors import TilingError
-from .grid import Grid, TilePlan
-from .pixels import Resampler, check_resampler, cut_tiles, open_source
 from .single import SingleTile
-from .tiler import TiledImage
 
 
 @dataclass(frozen=True, kw_only=True)

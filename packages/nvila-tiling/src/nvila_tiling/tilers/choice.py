@@ -16,7 +16,7 @@ lies just between 1/2 and 2. Two rules decide them, as upstream does:
 
 from functools import cache
 
-from .grid import Grid, check_size
+from ..grid import Grid, check_size
 
 
 @cache

@@ -5,12 +5,12 @@ from typing import Literal
 
 import numpy as np
 
-from .colours import HALVES, Colours, colours_of
-from .decode import AnyImage, to_pillow
-from .errors import TilingError
-from .grid import Grid, TilePlan
-from .pixels import Resampler, check_resampler, cut_tiles, normalise, open_source, planes, resize_padded
-from .tiler import TiledImage
+from ..colours import HALVES, Colours, colours_of
+from ..decode import AnyImage, to_pillow
+from ..errors import TilingError
+from ..grid import Grid, TilePlan
+from ..pixels import Resampler, check_resampler, cut_tiles, normalise, open_source, planes, resize_padded
+from ..tiler import TiledImage
 
 
 @dataclass(frozen=True, kw_only=True)
