@@ -70,7 +70,7 @@ def read_dtype(
         return stored if fast else torch.float32
     known = {getattr(torch, name): name for name in DTYPES}
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if found not in known:
+    if not isinstance(found, torch.dtype) or found not in known:
         raise ValueError(f"dtype {dtype!r} is no number format of weights: use 'auto', {', '.join(DTYPES)}")
     return found
 
