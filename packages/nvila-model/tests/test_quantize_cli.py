@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nvila_model
 import pytest
 import torch
 from nvila_kernels.quantization import quantize_int4
@@ -40,6 +41,15 @@ def test_streaming_equals_quantizing_the_model(streamed: Path) -> None:
     mine, theirs = model.state_dict(), NVILA.from_pretrained(str(streamed), optimize=False).state_dict()
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_the_function_writes_what_the_command_does(streamed: Path, tmp_path: Path) -> None:
+    lines = nvila_model.quantize("nano", tmp_path / "called")
+    assert lines
+    files = sorted(file.relative_to(streamed) for file in streamed.rglob("*") if file.is_file())
+    assert all((tmp_path / "called" / file).read_bytes() == (streamed / file).read_bytes() for file in files)
+    with pytest.raises(ValueError, match="leaves nothing to quantize: choose 'w4a16' or 'w8a8'"):
+        nvila_model.quantize("nano", tmp_path / "none", llm=None, vision=None)
 
 
 def test_it_answers(streamed: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nvila_model.nvila import NVILA
     from nvila_model.parity import Parity
     from nvila_model.presets import list_models, preset
+    from nvila_model.quantization.conversion import quantize
 
 __all__ = [
     "NVILA",
@@ -40,6 +41,7 @@ __all__ = [
     "export",
     "list_models",
     "preset",
+    "quantize",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -58,5 +60,6 @@ __getattr__, __dir__ = lazy_names(
         "nvila": "NVILA",
         "parity": "Parity",
         "presets": "list_models preset",
+        "quantization.conversion": "quantize",
     },
 )

@@ -18,12 +18,7 @@ from nvila_model.cli import options
 from nvila_model.cli.ending import CommandError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from nvila_kernels import QuantPolicy
-
-    from nvila_model.inputs.model_inputs import ModelInputs
-    from nvila_model.network.vlm import VLM
+    from collections.abc import Callable
 
 
 class LLMScheme(StrEnum):
@@ -73,33 +68,25 @@ def quantize(
     Without --calibrate weights are rounded to nearest.
     """
     from nvila_model.checkpoint.hub import locate
-    from nvila_model.quantization.blocks import usual_policy
-    from nvila_model.quantization.rules import read_policy
-    from nvila_model.quantization.streaming import quantize_checkpoint
+    from nvila_model.quantization.conversion import quantize as convert
 
     if llm is LLMScheme.none and vision is VisionScheme.none:
         raise CommandError("--llm none with --vision none leaves nothing to quantize: choose w4a16 or w8a8")
     if policy is not None and (said := given(context, "llm", "vision", "group", "accumulate")):
         raise CommandError(f"--policy decides for every layer, {' and '.join(said)} too: give one or the other")
-    rules: QuantPolicy = (
-        read_policy(policy)
-        if policy
-        else usual_policy(
+    folder = locate(source, revision=revision, offline=offline, token=token)
+    with bar("rounding" if calibrate is None else "choosing scales") as step:
+        found = convert(
+            folder,
+            target,
             llm="w4a16" if llm is LLMScheme.w4a16 else None,
             vision="w8a8" if vision is VisionScheme.w8a8 else None,
             group_size=group,
             accumulate=accumulate.value,
-        )
-    )
-    folder = locate(source, revision=revision, offline=offline, token=token)
-    records = None if calibrate is None else conversations(calibrate, samples)
-
-    def calibration(model: VLM) -> Sequence[ModelInputs]:
-        return [conversation(model, record, number) for number, record in records or ()]
-
-    with bar("rounding" if records is None else "choosing scales") as step:
-        found = quantize_checkpoint(
-            folder, target, policy=rules, calibration=None if records is None else calibration, step=step
+            policy=policy,
+            calibration=calibrate,
+            samples=samples,
+            step=step,
         )
     lines = [vars(line) for line in found]
     before, after = weight_bytes(folder), weight_bytes(target)
@@ -115,36 +102,6 @@ def given(context: typer.Context, *names: str) -> list[str]:
     """Which of some options the user has given."""
     sources = {name: context.get_parameter_source(name) for name in names}
     return [f"--{name}" for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
-
-
-def conversations(file: Path, count: int) -> list[tuple[int, dict[str, Any]]]:
-    """The first records of a JSONL file with their row numbers, media paths relative to its folder."""
-    records: list[tuple[int, dict[str, Any]]] = []
-    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if not text.strip():
-            continue
-        try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise CommandError(f"{file}, row {number} is not JSON: {error}") from None
-        if not isinstance(record, dict) or "conversations" not in record:
-            raise CommandError(f"{file}, row {number} has no 'conversations': give LLaVA-style records")
-        records.append((number, {**record, "folder": file.parent}))
-        if len(records) == count:
-            break
-    if not records:
-        raise CommandError(f"{file} holds no record: give a few dozen typical conversations")
-    return records
-
-
-def conversation(model: VLM, record: dict[str, Any], number: int) -> ModelInputs:
-    """One record as the model sees it."""
-    from nvila_model.inputs.llava import read_llava
-
-    try:
-        return model.needed_processor().for_training([read_llava(record, folder=record["folder"])])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CommandError(f"row {number} of the calibration data cannot be used: {error}") from None
 
 
 @contextmanager
