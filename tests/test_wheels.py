@@ -33,7 +33,7 @@ names = [name for name in names if not name.endswith("__main__")]
 if sys.modules.get("triton", package) is None:
     names = [name for name in names if ".triton" not in name]
 if find_spec("numba") is None:
-    compiled = (".jit.", ".compiled_stack", ".token_buffers", ".token_program")
+    compiled = (".compiled.",)
     names = [name for name in names if not any(part in name for part in compiled)]
 for name in names:
     importlib.import_module(name)

@@ -32,10 +32,15 @@ SHAPES = {"n": st.integers(2, 14), "c": st.integers(2, 6), "k": st.integers(1, 1
 def test_divprune_is_the_greedy_max_min(n: int, c: int, k: int, seed: int) -> None:
     tokens, k = draw(n, c, seed), min(n, k)
     distance = [[1 - cosine(a, b) for b in tokens] for a in tokens]
-    kept = [max(range(n), key=lambda i: min(distance[i][j] for j in range(n) if j != i))]
-    while len(kept) < k:
-        kept.append(max(set(range(n)) - set(kept), key=lambda i: min(distance[i][j] for j in kept)))
-    assert positions(DivPrune(k), tokens) == sorted(kept)
+    nearest = [min(distance[i][j] for j in range(n) if j != i) for i in range(n)]
+    starts = [i for i in range(n) if nearest[i] > max(nearest) - 1e-6]  # two that are each other's nearest tie
+
+    def greedy(kept: list[int]) -> list[int]:
+        while len(kept) < k:
+            kept.append(max(set(range(n)) - set(kept), key=lambda i: min(distance[i][j] for j in kept)))
+        return sorted(kept)
+
+    assert positions(DivPrune(k), tokens) in [greedy([start]) for start in starts]
 
 
 def test_divprune_is_within_half_of_the_best_set() -> None:

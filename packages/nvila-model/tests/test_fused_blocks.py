@@ -129,7 +129,7 @@ def test_names_and_files_stay(tmp_path: Path) -> None:
     assert isinstance(model.vision.blocks[0].attn.qkv, Int8Linear)
     assert {name.rpartition(".")[0] for name in model.state_dict()} == names
     model.save_pretrained(str(tmp_path / "saved"))
-    again = NVILA.from_pretrained(str(tmp_path / "saved"))
+    again = NVILA.from_pretrained(str(tmp_path / "saved"), optimize=False)
     assert type(again.vision.blocks[0]) is FusedBlock
     pixels = torch.rand(1, 3, again.vision.image_size, again.vision.image_size)
     assert torch.equal(again.vision(pixels), model.vision(pixels))

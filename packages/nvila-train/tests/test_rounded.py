@@ -211,7 +211,7 @@ def test_formats_of_what_is_estimated():
     assert formats("nvila-8b", "bf16")[-1] == half
     with pytest.raises(RecipeError, match="no weights in 'fp64': choose from fp32, bf16"):
         formats("NVILA-8B", "fp64")
-    with pytest.raises(RecipeError, match="weights: Input should be 'fp32' or 'bf16'"):
+    with pytest.raises(RecipeError, match="weights: there is no 'fp64', choose from fp32, bf16"):
         formats("nvila-8b", "fp64")
 
 
@@ -279,7 +279,7 @@ def test_a_tuned_model_learns_in_the_format_that_is_asked_for(tmp_path: Path):
     ("head", "said"),
     [
         ('weights = "bf16"\n', "weights 'bf16' are not multiplied in fp32: use precision 'bf16' or 'fp8'"),
-        ('precision = "bf16"\nweights = "fp16"\n', "weights: Input should be 'fp32' or 'bf16'"),
+        ('precision = "bf16"\nweights = "fp16"\n', "weights: there is no 'fp16', did you mean 'bf16'"),
     ],
 )
 def test_recipes_that_do_not_fit(tmp_path: Path, head: str, said: str):

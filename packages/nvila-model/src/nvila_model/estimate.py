@@ -192,7 +192,7 @@ def int4_bytes(llm: nn.Module) -> int:
 
 def int8_bytes(vision: nn.Module) -> int:
     """A vision tower whose blocks' matrices are in 8 bits, with one float32 scale an output row."""
-    layers = [layer for name, layer in linears(vision) if ".blocks." in name]
+    layers = [layer for name, layer in linears(vision) if name.startswith("blocks.")]
     packed = sum(layer.weight.numel() for layer in layers)
     return packed + 4 * sum(layer.out_features for layer in layers) + (parameters(vision) - packed) * HALF
 

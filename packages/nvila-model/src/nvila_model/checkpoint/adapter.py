@@ -32,6 +32,9 @@ WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"
 
+NOTHING = "dummy-target-modules"
+"""What ``peft`` writes where only whole modules were trained."""
+
 UNKNOWN = (
     "use_dora",
     "fan_in_fan_out",
@@ -166,7 +169,7 @@ def holders(name: str) -> Iterator[str]:
 
 def targets(value: Any, folder: Path, field: str) -> Iterator[str]:
     """The layers that a field lists; a pattern as one text names them all at once, and so may be met by any."""
-    if value is None or value == "all-linear":
+    if value in (None, "all-linear", NOTHING, [NOTHING]):
         return
     listed: Iterable[Any] = [value] if isinstance(value, str) else value if isinstance(value, list) else [value]
     for target in listed:

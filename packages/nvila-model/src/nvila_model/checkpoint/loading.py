@@ -168,5 +168,5 @@ def check(name: str, source: str, parameter: Tensor, tensors: Tensors, *, pieces
 
 def set_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:
     """Put a tensor in the place of a parameter, whatever its shape and device; it learns if it holds floats."""
-    path, leaf = name.rsplit(".", 1)
+    path, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(path), leaf, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()))
