@@ -187,7 +187,8 @@ def test_compiled_gradients(name: str) -> None:
     torch.testing.assert_close(traced.grad, eager.grad)
 
 
-@pytest.mark.parametrize("name", fast("stc-3x3"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_compiles_with_inductor(name: str) -> None:
     torch.compiler.reset()
     compressor = build(name, channels=CHANNELS).eval()

@@ -156,6 +156,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path, world: int,
     assert all(torch.equal(value, expected[name]) for name, value in weights(tmp_path / "killed").items()), killed
 
 
+@pytest.mark.slow
 def test_a_state_of_four_processes_is_read_by_two_and_by_one(tiny: Any, tmp_path: Path):
     common: dict[str, Any] = {"steps": 9, "save_every": 3, "ema": 0.5}
     assert start(tmp_path / "one", **common) == [0]

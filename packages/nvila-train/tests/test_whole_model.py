@@ -57,6 +57,7 @@ def test_processes_learn_what_one_learns(
         torch.testing.assert_close(weights[name], value, atol=2e-4, rtol=1e-3, msg=name)
 
 
+@pytest.mark.slow
 def test_patches_are_weighed_the_same_in_every_process(tmp_path: Path):
     """Means over the labels of a whole step: of one process, of two, of four, and of one with two parts."""
     ways = {"one": (1, 1), "two": (2, 1), "four": (4, 1), "parts": (1, 2)}
