@@ -18,7 +18,7 @@ import torch
 from nvila_kernels import W8A8, QuantPolicy
 from nvila_kernels.cpu import optimize_
 from nvila_model.network.vision import Block, VisionTower
-from nvila_model.quantization.blocks import SIGLIP_FOLDS, quantize_part
+from nvila_model.quantization.blocks import SIGLIP_FOLDS, quantize_blocks
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -44,7 +44,9 @@ def quantized(tower: VisionTower, calibration: Tensor) -> VisionTower:
     """A copy in 8 bits, smoothed, on the kernels of this machine."""
     other = copy.deepcopy(tower)
     policy = QuantPolicy((("blocks.*", W8A8()),))
-    quantize_part(other, "blocks", policy, SIGLIP_FOLDS, other, [calibration])
+    chain = {f"blocks.{name}": block for name, block in other.blocks.named_children()}
+    for _ in quantize_blocks(chain, policy.assign(other), SIGLIP_FOLDS, other, [calibration]):
+        pass  # each block is quantized when it is asked for
     kernels = {each.choice.kernel for each in optimize_(other, phases=("prefill",))}
     print("kernels:", ", ".join(sorted(kernels)))
     return other

@@ -33,7 +33,7 @@ from nvila_model import NVILA, Image, ModelInputs
 from nvila_model.checkpoint.quantized import quantized_layers
 from nvila_model.cpu import optimize
 from nvila_model.network.vision import VisionTower
-from nvila_model.quantization.blocks import SIGLIP_FOLDS, quantize_part, qwen2_folds, tiles
+from nvila_model.quantization.blocks import SIGLIP_FOLDS, quantize_blocks, qwen2_folds, tiles
 from nvila_train.evaluate import evaluate
 from nvila_train.nano.drawing import Scene, Split, samples
 from nvila_train.nano.held_out import held_out
@@ -159,17 +159,16 @@ def compared(found: Tensor, exact: Tensor) -> str:
 def quantize(model: NVILA, part: str, scheme: Scheme, *, folded: bool, calibration: Sequence[ModelInputs]) -> float:
     """Quantize one part; returns the mean output error of its layers."""
     if part == "llm":
-        folds = qwen2_folds(model.llm.head_dim) if folded else ()
-        policy = QuantPolicy((("layers.*", scheme),))
-        report = quantize_part(
-            model.llm, "layers", policy, folds, lambda inputs: model.hidden(model.embed(inputs)), calibration
-        )
+        module, name, folds = model.llm, "layers", qwen2_folds(model.llm.head_dim)
+        forward, batches = lambda inputs: model.hidden(model.embed(inputs)), calibration
     else:
-        tower = cast(VisionTower, model.vision)
-        folds = SIGLIP_FOLDS if folded else ()
-        policy = QuantPolicy((("blocks.*", scheme),))
-        report = quantize_part(tower, "blocks", policy, folds, tower, tiles(calibration, model.device))
-    return sum(layer.output_error or 0.0 for layer in report.layers) / len(report.layers)
+        module, name, folds = cast(VisionTower, model.vision), "blocks", SIGLIP_FOLDS
+        forward, batches = module, tiles(calibration, model.device)
+    schemes = QuantPolicy(((f"{name}.*", scheme),)).assign(module)
+    chain = {f"{name}.{number}": block for number, block in module.get_submodule(name).named_children()}
+    made = quantize_blocks(chain, schemes, folds if folded else (), forward, batches)
+    layers = [layer for _, _, report in made if report for layer in report.layers]
+    return sum(layer.output_error or 0.0 for layer in layers) / len(layers)
 
 
 if __name__ == "__main__":

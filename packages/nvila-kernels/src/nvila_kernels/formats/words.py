@@ -27,7 +27,7 @@ def pack_words(codes: Tensor, order: tuple[int, ...] = NATURAL) -> Tensor:
 
 def unpack_words(words: Tensor, order: tuple[int, ...] = NATURAL) -> Tensor:
     """The inverse of ``pack_words``. Shapes: int32 ``[..., m]`` -> uint8 ``[..., 8 m]``."""
-    nibbles = apart(words.to(torch.int32).contiguous().unsqueeze(-1).view(torch.uint8))
+    nibbles = split_bytes(words.to(torch.int32).contiguous().unsqueeze(-1).view(torch.uint8))
     if order != NATURAL:
         nibbles = nibbles[..., [order.index(number) for number in range(PER_WORD)]]
     return rearrange(nibbles, "... m eight -> ... (m eight)")
@@ -47,6 +47,6 @@ def unpack_columns(words: Tensor, order: tuple[int, ...] = NATURAL) -> Tensor:
     return rearrange(codes, "m eight k -> (m eight) k")
 
 
-def apart(pairs: Tensor) -> Tensor:
+def split_bytes(pairs: Tensor) -> Tensor:
     """The lower and upper half of every byte. Shapes: uint8 ``[..., b]`` -> ``[..., 2 b]``."""
     return rearrange(torch.stack((pairs & 15, pairs >> 4), dim=-1), "... pair two -> ... (pair two)")

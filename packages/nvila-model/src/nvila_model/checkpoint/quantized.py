@@ -256,11 +256,11 @@ def unified(kinds: Mapping[str, Kind], skipped: tuple[str, ...]) -> tuple[Forms,
     different = {kind for kind in kinds.values() if kind is not None}
     four = [kind for kind in different if isinstance(kind, PackQuantized)]
     narrow = four[0] if len(four) == 1 else PackQuantized(group_size=-1)
-    settled = {name: kind or narrow for name, kind in kinds.items()}
-    if len(set(settled.values())) > 1:
-        published = {stem.split(".", 1)[1]: kind for name, kind in settled.items() for stem in stems_of(name)}
-        return settled, mixed_config(published, skipped=skipped)
-    (kind,) = set(settled.values())
+    decided = {name: kind or narrow for name, kind in kinds.items()}
+    if len(set(decided.values())) > 1:
+        published = {stem.split(".", 1)[1]: kind for name, kind in decided.items() for stem in stems_of(name)}
+        return decided, mixed_config(published, skipped=skipped)
+    (kind,) = set(decided.values())
     form = AwqGemm(group_size=kind.group_size) if isinstance(kind, PackQuantized) else kind
     return dict.fromkeys(kinds, form), form.config(skipped=skipped)
 

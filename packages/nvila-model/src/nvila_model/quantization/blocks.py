@@ -196,20 +196,6 @@ def quantize_blocks(
         yield name, block, replace_(block, mine, observed=seen).under(name)
 
 
-def quantize_part(
-    part: nn.Module,
-    blocks: str,
-    policy: QuantPolicy,
-    folds: Sequence[Fold],
-    forward: Callable[[Any], object],
-    batches: Iterable[Any] | None,
-) -> QuantReport:
-    """Quantize one part of a model, block by block."""
-    chain = {f"{blocks}.{name}": block for name, block in part.get_submodule(blocks).named_children()}
-    made = quantize_blocks(chain, policy.assign(part), folds, forward, batches)
-    return QuantReport(layers=tuple(layer for _, _, report in made if report for layer in report.layers))
-
-
 def inside(schemes: Mapping[str, Scheme], block: str) -> dict[str, Scheme]:
     """The schemes of one block's layers, by their names inside it."""
     prefix = f"{block}."

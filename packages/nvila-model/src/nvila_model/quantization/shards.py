@@ -107,14 +107,14 @@ class Progress:
 
     Args:
         work: the folder.
-        asked: what the run was asked for; what another request left is not used.
+        request: what the run shall do; what another request left is not used.
     """
 
-    def __init__(self, work: Path, *, asked: Sequence[Any]) -> None:
+    def __init__(self, work: Path, *, request: Sequence[Any]) -> None:
         self.work, self.file = work, work / PROGRESS
-        key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+        key = hashlib.sha256(json.dumps(request).encode()).hexdigest()
         known = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
-        self.state: dict[str, Any] = known if known.get("asked") == key else {"asked": key, "shards": {}}
+        self.state: dict[str, Any] = known if known.get("request") == key else {"request": key, "shards": {}}
 
     def has(self, shard: Shard) -> bool:
         return f"{shard.part}/{shard.file}" in self.state["shards"] and self.path(shard).is_file()
@@ -127,9 +127,9 @@ class Progress:
         write_json(self.file, self.state)
 
     def lines(self, shards: Sequence[Shard]) -> list[LayerError]:
-        """What was told of some shards, in their order."""
-        told = (self.state["shards"][f"{shard.part}/{shard.file}"] for shard in shards)
-        return [LayerError(**line) for lines in told for line in lines]
+        """The errors of the layers of some shards, in their order."""
+        found = (self.state["shards"][f"{shard.part}/{shard.file}"] for shard in shards)
+        return [LayerError(**line) for lines in found for line in lines]
 
 
 def write_index(folder: Path, shards: Sequence[Shard]) -> None:

@@ -105,7 +105,7 @@ def quantize_checkpoint(
         calibration: makes typical conversations, one each, with the processor of a model that has no weights. With
             them scales are chosen as ``quantize_model`` does, without them weights are rounded to nearest.
         shard_bytes: the largest piece of the source that goes into one file, if no block is larger.
-        step: told after every tensor or block how many bytes of the source are done, and how many there are.
+        step: called after every tensor or block with the bytes of the source that are done, and all there are.
 
     Returns: the error of each quantized layer.
     Raises: CheckpointError if the target exists, the source is quantized already, or a layer does not fit its format;
@@ -125,8 +125,8 @@ def quantize_checkpoint(
     plan = planned(found, model, policy, shard_bytes)
     work = target.with_name(f".{target.name}.part")
     work.mkdir(parents=True, exist_ok=True)
-    asked = [str(source.resolve()), {name: str(scheme) for name, scheme in plan.schemes.items()}, shard_bytes]
-    progress = Progress(work, asked=[*asked, inputs and digest(inputs)])
+    request = [str(source.resolve()), {name: str(scheme) for name, scheme in plan.schemes.items()}, shard_bytes]
+    progress = Progress(work, request=[*request, inputs and digest(inputs)])
     sizes = {unit.names: size(found.tensors, unit) for shard in plan.shards for unit in shard.units}
     done, total = 0, sum(sizes.values())
     for part in ORDER:
@@ -143,9 +143,9 @@ def quantize_checkpoint(
             reports: list[LayerError] = []
             for unit in shard.units:
                 if unit.block or not written:
-                    made, told = convert(unit, found, plan, blocks)
+                    made, errors = convert(unit, found, plan, blocks)
                     tensors |= made
-                    reports += told
+                    reports += errors
                 done += sizes[unit.names]
                 if step and not (written and inputs is None):
                     step(done, total)
