@@ -56,12 +56,10 @@ def test_an_answer_imports_what_it_needs():
     assert not NEEDLESS & found
 
 
-@pytest.mark.xdist_group("timing")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_takes_a_fraction_of_importing_torch(command: str, torch_seconds: float):
     assert processor_seconds(COMMANDS[command], "--help") < 0.3 * torch_seconds
 
 
-@pytest.mark.xdist_group("timing")
 def test_an_answer_takes_little_more_than_importing_torch(torch_seconds: float):
     assert processor_seconds(COMMANDS["nvila"], "ask", "What is this?", "--max-new-tokens", "1") < 1.7 * torch_seconds
