@@ -78,12 +78,17 @@ def module_of(path: Path) -> str:
 MODULES = {module_of(path) for name in PACKAGES for path in PACKAGES[name].glob("src/**/*.py")}
 
 
-def imported_names(tree: ast.AST) -> set[str]:
-    """Everything that a file names in an import, wherever it stands, with the dots of its module."""
+def imported_names(tree: ast.AST, folder: str = "") -> set[str]:
+    """Everything that a file names in an import, wherever it stands, with the dots of its module.
+
+    ``folder`` is the dotted name of the package that the file is in, from where its relative imports count.
+    """
     found = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            above = folder.split(".")[: folder.count(".") + 2 - node.level] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            found |= {f"{module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
     return found
@@ -94,8 +99,10 @@ def imports(name: str) -> dict[str, set[str]]:
     """The modules that each module of a package imports of it."""
     graph = {}
     for path, tree in sources(name):
-        named = {each if each in MODULES else each.rpartition(".")[0] for each in imported_names(tree)}
-        graph[module_of(path)] = {each for each in named & MODULES if each.startswith(f"nvila_{name}")}
+        module = module_of(path)
+        folder = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        named = {each if each in MODULES else each.rpartition(".")[0] for each in imported_names(tree, folder)}
+        graph[module] = {each for each in named & MODULES if each.startswith(f"nvila_{name}")}
     return graph
 
 

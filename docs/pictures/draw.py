@@ -46,7 +46,7 @@ def coloured(cells: Tensor) -> Pillow.Image:
 
 
 def tile_grid(tiles: Tensor, plan: TilePlan, level: int, gap: int) -> Pillow.Image:
-    """The tiles of one scale as the vision tower sees them, apart from each other."""
+    """The tiles of one scale as the vision tower sees them, with gaps between them."""
     grid, side = plan.levels[level], plan.tile
     first = sum(each.count for each in plan.levels[:level])
     step = side + gap
