@@ -31,14 +31,24 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from nvila_model.cpu.openmp import wait_briefly
 from torch import Tensor, nn
 
-SIZES = {"0.5B": (896, 4864, 14, 2, 151936), "1.5B": (1536, 8960, 12, 2, 151936)}
-WIDTH, MLP, HEADS, KV_HEADS, VOCABULARY = SIZES["1.5B"]
+
+class Size(NamedTuple):
+    """The shape of a language model of the Qwen2 family."""
+
+    width: int
+    mlp: int
+    heads: int
+    kv_heads: int
+
+
+SIZES = {"0.5B": Size(896, 4864, 14, 2), "1.5B": Size(1536, 8960, 12, 2)}
+VOCABULARY = 151936
 THETA = 1e6
 GROUP = 128
 STATUS = Path("/proc/self/status")
@@ -79,21 +89,23 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     from nvila_model.network.qwen2 import Qwen2
     from nvila_model.network.vocabulary import StoredEmbedding
 
-    sizes = ((WIDTH, WIDTH + 2 * KV_HEADS * WIDTH // HEADS), (WIDTH, WIDTH), (WIDTH, 2 * MLP), (MLP, WIDTH))
+    size = SIZES[options.size]
+    qkv = size.width + 2 * size.kv_heads * size.width // size.heads
+    sizes = ((size.width, qkv), (size.width, size.width), (size.width, 2 * size.mlp), (size.mlp, size.width))
     optimize_(nn.Sequential(*(Int4Linear(k, n, group_size=GROUP) for k, n in sizes)))
-    screened(torch.randn(2**15, WIDTH))(torch.ones(1, WIDTH))  # measured and compiled before memory counts
+    screened(torch.randn(2**15, size.width))(torch.ones(1, size.width))  # measured and compiled before memory counts
     with torch.device("meta"):
         model = Qwen2(
-            vocab_size=VOCABULARY, width=WIDTH, layers=options.layers, heads=HEADS, kv_heads=KV_HEADS, mlp_width=MLP,
-            tied=True, rope_theta=THETA,
+            vocab_size=VOCABULARY, width=size.width, layers=options.layers, heads=size.heads, kv_heads=size.kv_heads,
+            mlp_width=size.mlp, tied=True, rope_theta=THETA,
         )  # fmt: skip
     gc.collect()
     give_back()
     before = memory("VmRSS")
-    table = torch.empty(VOCABULARY, WIDTH, dtype=torch.bfloat16)
+    table = torch.empty(VOCABULARY, size.width, dtype=torch.bfloat16)
     fill(table)
     model.embed_tokens = StoredEmbedding(table, dtype=torch.float32)
-    weights = table.nbytes + int(layer_bytes(Shape(rows=1, k=WIDTH, n=VOCABULARY, group=GROUP)))
+    weights = table.nbytes + int(layer_bytes(Shape(rows=1, k=size.width, n=VOCABULARY, group=GROUP)))
     with large_blocks_returned():
         model.lm_head = screened(table)  # pyright: ignore
     model.norm.to_empty(device="cpu")
@@ -137,9 +149,10 @@ def transformers_model(options: argparse.Namespace, dtype: torch.dtype) -> dict[
     from nvila_kernels.cpu import give_back
     from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
+    size = SIZES[options.size]
     config = Qwen2Config(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=MLP, num_hidden_layers=options.layers,
-        num_attention_heads=HEADS, num_key_value_heads=KV_HEADS, tie_word_embeddings=True,
+        vocab_size=VOCABULARY, hidden_size=size.width, intermediate_size=size.mlp, num_hidden_layers=options.layers,
+        num_attention_heads=size.heads, num_key_value_heads=size.kv_heads, tie_word_embeddings=True,
         max_position_embeddings=32768,
     )  # fmt: skip
     with torch.device("meta"):
@@ -166,14 +179,15 @@ def transformers_model(options: argparse.Namespace, dtype: torch.dtype) -> dict[
     prompt = torch.arange(options.prompt)[None]
     with torch.inference_mode():
         found = timed(begin, lambda: read(token), options.answer)
-    size = cache_bytes(options, dtype.itemsize)
-    return {**found, "weights": weights, "cache": size, "peak": memory("VmHWM") - before}
+    sizes = {"weights": weights, "cache": cache_bytes(options, dtype.itemsize)}
+    return {**found, **sizes, "peak": memory("VmHWM") - before}
 
 
 def cache_bytes(options: argparse.Namespace, element: int) -> int:
     """Of keys and values, ``element`` bytes each."""
     positions = options.prompt + options.answer
-    return 2 * options.layers * KV_HEADS * WIDTH // HEADS * positions * element
+    size = SIZES[options.size]
+    return 2 * options.layers * size.kv_heads * size.width // size.heads * positions * element
 
 
 def llama(options: argparse.Namespace) -> list[str]:
@@ -202,7 +216,6 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--only", choices=MODELS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    globals().update(zip(("WIDTH", "MLP", "HEADS", "KV_HEADS", "VOCABULARY"), SIZES[options.size], strict=True))
     if options.only:
         torch.set_num_threads(options.threads)
         print(json.dumps(MODELS[options.only](options)))

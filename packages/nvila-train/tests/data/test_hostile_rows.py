@@ -44,7 +44,7 @@ def outcomes(source: str | Path, **options: Any) -> list[str]:
     return found
 
 
-@pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not beside this checkout")
+@pytest.mark.skipif(not CASES.is_dir(), reason="no ../shared/cases")
 def test_the_cases_of_bug_reports(trainee: Trainee) -> None:
     expected = json.loads((CASES / "expected.json").read_text())
     source = DataSource(path=str(CASES / "rows.jsonl"))
