@@ -387,5 +387,10 @@ def test_wrong_descriptions_are_refused() -> None:
 
 
 def test_a_method_that_neither_scores_nor_picks() -> None:
-    with pytest.raises(NotImplementedError, match="Choose has neither score nor pick"):
+    with pytest.raises(TypeError, match="Idle cannot choose: write score, pick or choose"):
+
+        class Idle(Choose):  # pyright: ignore[reportUnusedClass]
+            pass
+
+    with pytest.raises(NotImplementedError, match="Choose picks without scores, or is the bare base: write score"):
         Choose()(draw(2, 2))

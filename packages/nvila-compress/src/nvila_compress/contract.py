@@ -14,7 +14,7 @@ another, dtype and gradients. A method only folds, scores or pairs.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from math import floor, isqrt, prod
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange, repeat
@@ -207,10 +207,15 @@ class Choose(nn.Module, ABC):
 
     Shapes: tokens ``[b, n, c]`` -> ``[b, out_count, c]``, or ``[1, out_count, c]`` of a video.
     Raises: GridError for other axes or tokens that do not lie on the grid; ValueError for a bad ``keep`` and for
-        missing or unknown context.
+        missing or unknown context; TypeError where the class is written, if it has none of the three ways to choose.
     """
 
     needs: frozenset[str] = frozenset()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if all(getattr(cls, way) is getattr(Choose, way) for way in ("score", "pick", "choose")):
+            raise TypeError(f"{cls.__name__} cannot choose: write score, pick or choose")
 
     def __init__(self, keep: int | float = 0.25) -> None:
         super().__init__()
@@ -279,7 +284,7 @@ class Choose(nn.Module, ABC):
 
     def score(self, tokens: Tensor, grid: tuple[int, int], **context: Tensor) -> Tensor:
         """What each token is worth: ``[b, n, c]`` -> ``[b, n]``."""
-        raise NotImplementedError(f"{type(self).__name__} has neither score nor pick: write one of them")
+        raise NotImplementedError(f"{type(self).__name__} picks without scores, or is the bare base: write score")
 
     def extra_repr(self) -> str:
         return f"keep={self.keep}"

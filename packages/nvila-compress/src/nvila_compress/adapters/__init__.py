@@ -1,4 +1,4 @@
-"""Put a compressor behind the vision tower of a model from another library.
+"""Put a compressor after the vision tower of a model from another library.
 
 ``attach`` does it for ``transformers`` models, with the image-token count of the processor following;
 ``load_compressed`` loads what such a model's ``save_pretrained`` wrote. Nothing is imported of ``transformers``
@@ -6,8 +6,8 @@ before a model is loaded: the models and processors that come in are enough.
 """
 
 from nvila_compress.adapters import hosts as _hosts
+from nvila_compress.adapters.after_projector import Override, TileHook, TokenCompression
 from nvila_compress.adapters.attach import Attached, attach, detach, load_compressed
-from nvila_compress.adapters.behind import TokenCompression
 from nvila_compress.adapters.blocks import Block, out_length
 from nvila_compress.adapters.family import Family, Placing, register_family, supported_models
 from nvila_compress.adapters.linear import CompressedLinear, widen
@@ -23,7 +23,9 @@ __all__ = [
     "CountAttribute",
     "Family",
     "FixedTiles",
+    "Override",
     "Placing",
+    "TileHook",
     "TokenCompression",
     "attach",
     "detach",

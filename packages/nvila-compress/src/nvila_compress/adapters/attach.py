@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from nvila_compress.adapters.behind import NAME, TokenCompression
+from nvila_compress.adapters.after_projector import NAME, TokenCompression
 from nvila_compress.adapters.blocks import Block, out_length
 from nvila_compress.adapters.family import Family, check_compressor, find_family, find_owner
 from nvila_compress.adapters.linear import CompressedLinear
@@ -41,7 +41,7 @@ class Attached:
 
 
 def attach(model: nn.Module, processor: Any, compressor: Compressor | str) -> Attached:
-    """Put ``compressor`` behind the vision tower of ``model``, in place, and let ``processor`` count what is left.
+    """Put ``compressor`` after the vision tower of ``model``, in place, and let ``processor`` count what is left.
 
     A fold goes in front of the first linear layer of the projector where tiles are fixed squares; that layer is
     widened so that the model starts as if it had been given the mean of each folded neighbourhood. Elsewhere, and for

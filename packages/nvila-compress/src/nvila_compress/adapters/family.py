@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from nvila_compress.adapters.behind import TokenCompression, check_in_time
+from nvila_compress.adapters.after_projector import TokenCompression, check_in_time
 from nvila_compress.adapters.blocks import in_time
 from nvila_compress.contract import Choose, Compressor
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from nvila_compress.adapters.behind import Override, TokenCompression, replace_features
+from nvila_compress.adapters.after_projector import Override, TokenCompression, replace_features
 from nvila_compress.adapters.blocks import Block, out_length
 from nvila_compress.adapters.family import Family, Placing
 from nvila_compress.adapters.tower_attention import TowerAttention, watch

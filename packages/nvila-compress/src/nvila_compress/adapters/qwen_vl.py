@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from nvila_compress.adapters.behind import Override, TokenCompression
+from nvila_compress.adapters.after_projector import Override, TokenCompression
 from nvila_compress.adapters.blocks import Block, applies, corners, out_length
 from nvila_compress.adapters.family import Family, Placing
 from nvila_compress.contract import Choose, Compressor

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from nvila_compress.adapters.behind import TileHook, TokenCompression, VideoRows
+from nvila_compress.adapters.after_projector import TileHook, TokenCompression, VideoRows
 from nvila_compress.adapters.blocks import Block, in_time, out_length, square
 from nvila_compress.adapters.family import Family, Placing
 from nvila_compress.adapters.tower_attention import watch

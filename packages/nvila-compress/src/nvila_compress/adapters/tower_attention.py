@@ -12,7 +12,7 @@ from typing import Any, cast
 from einops import rearrange
 from torch import Tensor, nn
 
-from nvila_compress.adapters.behind import TokenCompression
+from nvila_compress.adapters.after_projector import TokenCompression
 from nvila_compress.choose.attention import attention_received
 from nvila_compress.contract import GridError
 
