@@ -321,7 +321,10 @@ def test_a_model_without_a_hugging_face_layout_says_so(make_model, tmp_path: Pat
     ("field", "said"),
     [
         ({"max_batch_size_siglip": 4}, "NVILA-8B-HD-Video is not supported"),
-        ({"model_type": "vila"}, "model_type 'vila' is not supported: expected nvila or nvila_lite"),
+        (
+            {"model_type": "vila", "architectures": ["VILAForConditionalGeneration"]},
+            "model_type 'vila' is not supported: expected nvila or nvila_lite",
+        ),
     ],
 )
 def test_hugging_face_kinds_that_are_not_here(make_model, tmp_path: Path, field: dict, said: str):

@@ -160,7 +160,8 @@ class NVILAConfig(Section):
     """The whole description: the root file's own fields, and each other file as one.
 
     ``llm``, ``vision`` and ``projector`` are the ``config.json`` of the three parts, ``generation`` the
-    sampling defaults in ``llm/generation_config.json``, which are kept but not used.
+    sampling defaults in ``llm/generation_config.json``, which are kept but not used. ``strip_messages`` is a field
+    of ours: whether messages lose the blanks around them, as all layouts but Hugging Face's Lite have it.
     """
 
     llm: LLMConfig
@@ -185,6 +186,7 @@ class NVILAConfig(Section):
     mm_vision_select_feature: Literal["cls_patch", "patch"] = "cls_patch"
     vision_resolution: int = -1
     chat_template: str | None = None
+    strip_messages: bool = True
     model_dtype: str = Field(default="torch.bfloat16", pattern=r"^(torch\.)?(float32|bfloat16|float16)$")
     num_time_tokens: int = 0
     time_token_format: str = "<t{t}>"

@@ -112,7 +112,7 @@ def _broken(folder: Path, name: str, content: str | None) -> None:
     ("name", "content", "message"),
     [
         ("merges.txt", None, "no tokenizer in .*: expected tokenizer.json, or vocab.json with merges.txt"),
-        ("vocab.json", "{", "vocab.json is not readable JSON"),
+        ("vocab.json", "{", "vocab.json is not JSON"),
         ("merges.txt", "#version\na b c\n", "merges.txt has a line that is not two parts"),
         ("merges.txt", "#version\nh e\nzz yy\n", "vocab.json and merges.txt in .* do not fit together"),
         ("added_tokens.json", '{"<far>": 9999}', "give '<far>' id 9999, but the vocabulary puts it at"),

@@ -114,6 +114,7 @@ def build_processor(config: NVILAConfig, tokenizer: Tokenizer, *, parity: Parity
         build_tiler(config, max_tiles=config.max_tiles, parity=parity),
         video=VideoSettings(num_frames=config.num_video_frames, fps=config.fps, tiler=frame_tiler),
         tile_text="\n" if config.image_aspect_ratio == "dynamic" else "",
+        strip_messages=config.strip_messages,
         parity=parity,
     )
 

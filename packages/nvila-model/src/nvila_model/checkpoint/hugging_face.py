@@ -9,7 +9,7 @@ Source: ``docs/parity.md`` says what was inferred; no file of a released checkpo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,11 @@ from nvila_model.config import EncoderConfig, NVILAConfig
 ARCHITECTURES = {"nvila": "NVILAForConditionalGeneration", "nvila_lite": "NVILALiteForConditionalGeneration"}
 PROJECTORS = {"nvila": "mlp_downsample_2x2_fix", "nvila_lite": "mlp_downsample_3x3_fix"}
 
+FIRST_OF_PROJECTOR, LAST_OF_3X3 = "mm_projector.layers.1.weight", "mm_projector.layers.7.weight"
+"""The projector of 3x3 folding has a linear layer more."""
+
 KEPT = (
+    "strip_messages",
     "num_video_frames",
     "fps",
     "video_max_tiles",
@@ -40,16 +44,12 @@ def is_hugging_face(root: Mapping[str, Any]) -> bool:
     return "text_config" in root and "vision_config" in root
 
 
-def original_fields(root: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The same description in the fields of the original layout.
+def original_fields(root: Mapping[str, Any], folder: Path, tensors: Container[str] = ()) -> dict[str, Any]:
+    """The same description in the fields of the original layout; ``tensors`` are the names of the weights.
 
     Raises: CheckpointError for the kinds that need parts which are not here.
     """
-    file, kind = folder / "config.json", root.get("model_type")
-    if "max_batch_size_siglip" in root:
-        raise CheckpointError(f"{file}: NVILA-8B-HD-Video is not supported: it needs a vision part that is not here")
-    if kind not in ARCHITECTURES:
-        raise CheckpointError(f"{file}: model_type {kind!r} is not supported: expected {' or '.join(ARCHITECTURES)}")
+    kind = kind_of(root, folder / "config.json", tensors)
     tile = int(root["vision_config"]["image_size"])
     tiling: dict[str, Any] = {"image_aspect_ratio": "dynamic", "dynamic_s2": False, "min_tiles": 1, "max_tiles": 12}
     if kind == "nvila":
@@ -61,9 +61,31 @@ def original_fields(root: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "vision": root["vision_config"],
         "projector": {"mm_projector_type": PROJECTORS[kind]},
         "model_dtype": f"torch.{root.get('dtype') or root.get('torch_dtype') or 'bfloat16'}",
+        "strip_messages": kind != "nvila_lite",
         **tiling,
         **{name: root[name] for name in KEPT if name in root},
     }
+
+
+def kind_of(root: Mapping[str, Any], file: Path, tensors: Container[str]) -> str:
+    """``nvila`` or ``nvila_lite``: by ``architectures``, then by the projector, then by ``model_type``.
+
+    Third parties write Lite models with ``model_type: nvila``.
+
+    Raises: CheckpointError for other kinds.
+    """
+    if "max_batch_size_siglip" in root:
+        raise CheckpointError(f"{file}: NVILA-8B-HD-Video is not supported: it needs a vision part that is not here")
+    named = root.get("architectures")
+    for kind, architecture in ARCHITECTURES.items():
+        if isinstance(named, list) and architecture in named:
+            return kind
+    kind = root.get("model_type")
+    if kind not in ARCHITECTURES:
+        raise CheckpointError(f"{file}: model_type {kind!r} is not supported: expected {' or '.join(ARCHITECTURES)}")
+    if FIRST_OF_PROJECTOR in tensors:
+        return "nvila_lite" if LAST_OF_3X3 in tensors else "nvila"
+    return kind
 
 
 def hugging_face_kind(config: NVILAConfig) -> str:

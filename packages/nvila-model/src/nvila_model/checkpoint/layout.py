@@ -37,8 +37,9 @@ def open_checkpoint(folder: Path, overrides: Mapping[str, Any] | None = None) ->
     """
     root = {**read_json(folder / "config.json"), **(overrides or {})}
     if is_hugging_face(root):
-        config = validated({**original_fields(root, folder), **(overrides or {})}, folder)
-        return Checkpoint(config=config, tensors=TensorFolder(folder), tokenizer=folder)
+        tensors = TensorFolder(folder)
+        config = validated({**original_fields(root, folder, tensors), **(overrides or {})}, folder)
+        return Checkpoint(config=config, tensors=tensors, tokenizer=folder)
     config = validated(read_fields(root, folder), folder)
     return Checkpoint(config=config, tensors=OriginalTensors(folder), tokenizer=folder / PARTS["llm"])
 

@@ -13,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nvila_model.inputs.json_file import JSONFileError, parse_json
+
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD_SIZE = "5GB"
@@ -29,14 +31,14 @@ class CheckpointWarning(UserWarning):
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of a checkpoint.
 
-    Raises: CheckpointError if the file is absent or is not a JSON object.
+    Raises: CheckpointError if the file is absent, cannot be read or is not a JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: a checkpoint folder needs it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON ({error}): fetch the file again") from None
+    except JSONFileError as error:
+        raise CheckpointError(str(error)) from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}: expected a JSON object")
     return content

@@ -3,7 +3,7 @@
 An image is tiled, and its media tokens are written where it stands: one for a picture whose scales are
 merged, one a tile for dynamic tiles, each followed by ``tile_text``. A video is one ``<vila/video>``
 whatever its frames; what it becomes is counted from the frames that really decoded. Messages lose the
-blanks around them, as they did in training, and the chat template makes one text of them.
+blanks around them (``strip_messages``), as they did in training, and the chat template makes one text of them.
 
 **Several images.** The images of one conversation share ``tile_budget`` tiles evenly: each gets at most
 ``tile_budget // images``, never more than the tiler's ``max_tiles`` and never less than its ``min_tiles``,
@@ -69,6 +69,7 @@ class Processor:
         untiled: how a picture becomes one tile (frames, and images under parity); None follows from ``tiler``.
         video: how videos are sampled and tiled.
         tile_text: what follows each media token of an image that ``tiler`` tiled ("\\n" for dynamic tiles).
+        strip_messages: whether messages lose the blanks and newlines around them.
         tile_budget: tiles that the images of one conversation share.
         parity: the reference's oddities to reproduce.
     """
@@ -79,6 +80,7 @@ class Processor:
     untiled: Tiler | None = None
     video: VideoSettings = VideoSettings()
     tile_text: str = ""
+    strip_messages: bool = True
     tile_budget: int = 48
     parity: Parity | None = None
 
@@ -157,18 +159,15 @@ class Processor:
         parts = [part for turn in turns for part in turn.parts if not isinstance(part, str)]
         media = self._tile(parts)
         pieces = iter(media)
-        texts = [
-            {
-                "role": turn.role,
-                "content": "".join(
-                    self.tokenizer.as_text(part)
-                    if isinstance(part, str)
-                    else "".join(medium.text for medium in next(pieces))
-                    for part in turn.parts
-                ).strip(),
-            }
-            for turn in turns
-        ]
+        texts: list[dict[str, str]] = []
+        for turn in turns:
+            content = "".join(
+                self.tokenizer.as_text(part)
+                if isinstance(part, str)
+                else "".join(medium.text for medium in next(pieces))
+                for part in turn.parts
+            )
+            texts.append({"role": turn.role, "content": content.strip() if self.strip_messages else content})
         return texts, [medium for group in media for medium in group]
 
     def _tile(self, parts: Sequence[Image | Video]) -> list[list[_Medium]]:

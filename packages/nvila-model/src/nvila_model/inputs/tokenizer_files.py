@@ -13,6 +13,8 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
+from nvila_model.inputs.json_file import JSONFileError, parse_json
+
 #: How Qwen2 cuts text before BPE: contractions, words, single digits, punctuation, line ends, blanks.
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -29,11 +31,11 @@ class TokenizerError(ValueError):
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises TokenizerError naming the file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path)
     except FileNotFoundError:
         raise TokenizerError(f"no {path.name} in {path.parent}") from None
-    except (OSError, ValueError) as error:
-        raise TokenizerError(f"{path} is not readable JSON: {error}") from None
+    except JSONFileError as error:
+        raise TokenizerError(str(error)) from None
 
 
 def read_object(path: Path) -> dict[str, Any]:

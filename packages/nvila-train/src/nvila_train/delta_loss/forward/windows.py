@@ -178,7 +178,7 @@ def agree(a: Processor, b: Processor) -> bool:
     """Whether two processors make the same inputs of the same conversation."""
     if a is b:
         return True
-    tiling = [(p.tiler, p.untiled, p.video, p.tile_text, p.tile_budget, p.parity) for p in (a, b)]
+    tiling = [(p.tiler, p.untiled, p.video, p.tile_text, p.strip_messages, p.tile_budget, p.parity) for p in (a, b)]
     return tiling[0] == tiling[1] and _written(a.tokenizer) == _written(b.tokenizer)
 
 
