@@ -81,6 +81,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         folders = sorted(path.parent for path in folder.glob("checkpoints/*/config.json"))
         parametrize(metafunc, "golden_checkpoint", {path.name: path for path in folders})
 
+    if "lite_case" in metafunc.fixturenames:
+        cases = sorted(metafunc.config.getoption("--golden").glob("hf_lite/cases/*.json"))
+        parametrize(metafunc, "lite_case", {path.stem: path for path in cases})
+
 
 def parametrize(metafunc: pytest.Metafunc, argument: str, values: dict[str, Any]) -> None:
     """One run for each value; where there is none, one that is skipped and says why."""

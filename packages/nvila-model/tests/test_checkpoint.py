@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,12 @@ def saved(make_model, tmp_path) -> Path:
 def edit(path: Path, **changes: object) -> None:
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, **changes}))
+
+
+def drop(path: Path, field: str) -> None:
+    content = json.loads(path.read_text())
+    del content[field]
+    path.write_text(json.dumps(content))
 
 
 def test_there_and_back(saved: Path, make_model):
@@ -294,6 +301,32 @@ LITE = {
     "dynamic_s2": False,
     "projector": {"mm_projector_type": "mlp_downsample_3x3_fix"},
 }
+
+
+AT_THE_END = [{"role": "user", "content": ["Look: ", Image(PILImage.new("RGB", (90, 40), "red"))]}]
+
+
+@pytest.mark.parametrize("strips", [True, False])
+@pytest.mark.parametrize("layout", ["original", "hf"])
+def test_the_newline_of_a_picture_at_the_end_outlives_a_layout(make_model, tmp_path: Path, layout: str, strips: bool):
+    model = make_model(**LITE, strip_messages=strips)
+    export(model, tmp_path, layout=layout)
+    processor = NVILA.from_pretrained(tmp_path, dtype="float32").processor
+    (ids,), (wanted,) = processor(AT_THE_END).input_ids, model.processor(AT_THE_END).input_ids
+    assert torch.equal(ids, wanted)
+    (other,) = replace(processor, strip_messages=not strips)(AT_THE_END).input_ids
+    assert len(other) - len(ids) == (1 if strips else -1)
+
+
+@pytest.mark.parametrize("architectures", [["NVILALiteForConditionalGeneration"], ["Other"], None])
+def test_lite_models_of_others_keep_it_and_may_call_themselves_nvila(make_model, tmp_path: Path, architectures):
+    model = make_model(**LITE)
+    export(model, tmp_path, layout="hf")
+    edit(tmp_path / "config.json", model_type="nvila", architectures=architectures)
+    drop(tmp_path / "config.json", "strip_messages")  # which only we write
+    again = NVILA.from_pretrained(tmp_path, dtype="float32")
+    assert again.tiler == model.tiler
+    assert not again.processor.strip_messages
 
 
 @pytest.mark.parametrize("kind", [{}, LITE])

@@ -38,7 +38,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: a checkpoint folder needs it") from None
     except JSONFileError as error:
-        raise CheckpointError(str(error)) from None
+        raise CheckpointError(f"{error}: fetch the file again") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}: expected a JSON object")
     return content

@@ -6,6 +6,7 @@ from nvila_model.lazy import lazy_names
 
 if TYPE_CHECKING:
     from nvila_model.inputs.errors import MediaError, MediaWarning
+    from nvila_model.inputs.json_file import JSONFileError, parse_json
     from nvila_model.inputs.labels import IGNORE, LabelledText, label_answers, match_greedily
     from nvila_model.inputs.limits import LimitError, Limits, current_limits, use_limits
     from nvila_model.inputs.llava import read_llava
@@ -28,6 +29,7 @@ __all__ = [
     "ChatTemplate",
     "Conversation",
     "Image",
+    "JSONFileError",
     "LabelledText",
     "LimitError",
     "Limits",
@@ -54,6 +56,7 @@ __all__ = [
     "label_answers",
     "match_greedily",
     "open_address",
+    "parse_json",
     "read_conversation",
     "read_llava",
     "use_limits",
@@ -63,6 +66,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "errors": "MediaError MediaWarning",
+        "json_file": "JSONFileError parse_json",
         "labels": "IGNORE LabelledText label_answers match_greedily",
         "limits": "LimitError Limits current_limits use_limits",
         "llava": "read_llava",

@@ -35,7 +35,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise TokenizerError(f"no {path.name} in {path.parent}") from None
     except JSONFileError as error:
-        raise TokenizerError(str(error)) from None
+        raise TokenizerError(f"{error}: fetch the file again") from None
 
 
 def read_object(path: Path) -> dict[str, Any]:

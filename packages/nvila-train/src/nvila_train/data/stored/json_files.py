@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nvila_model.inputs import JSONFileError, parse_json
 
 from nvila_train.data.record import RecordError
 from nvila_train.data.source import SourceError
@@ -65,13 +66,11 @@ class ArrayRows:
 
     def __init__(self, path: Path) -> None:
         try:
-            rows = json.loads(path.read_bytes())
-        except OSError as error:
+            rows = parse_json(path)
+        except FileNotFoundError as error:
             raise SourceError(f"cannot read {path}: {error.strerror}") from None
-        except RecursionError:
-            raise SourceError(f"{path} is nested too deeply for a file of records") from None
-        except ValueError as error:
-            raise SourceError(f"{path} is not JSON ({error}): give an array of records, or name it .jsonl") from None
+        except JSONFileError as error:
+            raise SourceError(f"{error}: give an array of records, or name it .jsonl") from None
         if not isinstance(rows, list):
             raise SourceError(f"{path} holds {type(rows).__name__}, not an array of records")
         self.rows: list[Any] = rows
